@@ -1,0 +1,1 @@
+"""Soft-error campaigns and protection."""

@@ -1,0 +1,1 @@
+"""RTL: every synthesisable unit, written in Amaranth."""

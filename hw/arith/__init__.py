@@ -1,0 +1,1 @@
+"""Floating-point and fixed-point units."""

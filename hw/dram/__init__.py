@@ -1,0 +1,1 @@
+"""DRAM devices and timing checkers generated from the constraint tables."""

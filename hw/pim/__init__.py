@@ -1,0 +1,1 @@
+"""DIMM-PIM: bank units, rank unit and controller."""

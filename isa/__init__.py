@@ -1,0 +1,1 @@
+"""The contract: command sets, DRAM standards and their encodings."""

@@ -1,0 +1,1 @@
+"""DRAM standards as timing-constraint tables."""

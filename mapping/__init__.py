@@ -1,0 +1,1 @@
+"""From language models to programs."""

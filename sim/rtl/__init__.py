@@ -1,0 +1,1 @@
+"""Compiled RTL: Verilator and cocotb."""

@@ -1,0 +1,1 @@
+"""Cycle-exact timing models without data."""

@@ -1,0 +1,1 @@
+"""Design, map and break hardware for large language models."""
