@@ -225,17 +225,17 @@ def p24(p: int) -> int:
     return significand << (exponent + DENOM_FRAC_BITS)
 
 
-def rescale_denominator(l: int, k: int) -> int:  # noqa: E741 - the name used in the literature
-    """`l >> k` of the 48-bit denominator, k in 0..255."""
-    return l >> k if k < DENOM_BITS else 0
+def rescale_denominator(denom: int, k: int) -> int:
+    """`denom >> k` of the 48-bit denominator, k in 0..255."""
+    return denom >> k if k < DENOM_BITS else 0
 
 
-def reciprocal(l: int) -> tuple[int, int]:  # noqa: E741
-    """(Q, e) with 1/l_real ~ Q * 2^(-1-e), for l in 1..2^48-1 and l_real = l * 2^-24."""
-    if not 1 <= l < 1 << DENOM_BITS:
-        raise ValueError(f"reciprocal: l = {l}, expected 1..2^48-1")
-    e = l.bit_length() - 1
-    return (1 << RECIP_SHIFT) // (l << (DENOM_BITS - 1 - e)), e
+def reciprocal(denom: int) -> tuple[int, int]:
+    """(Q, e) with 1/l_real ~ Q * 2^(-1-e), for denom in 1..2^48-1 and l_real = denom * 2^-24."""
+    if not 1 <= denom < 1 << DENOM_BITS:
+        raise ValueError(f"reciprocal: denominator = {denom}, expected 1..2^48-1")
+    e = denom.bit_length() - 1
+    return (1 << RECIP_SHIFT) // (denom << (DENOM_BITS - 1 - e)), e
 
 
 def normalise(acc: int, q: int, e: int) -> int:

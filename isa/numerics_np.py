@@ -140,14 +140,14 @@ def p24(p: U16) -> U64:
     return (significand << (np.maximum(field, 1) - 1)).astype(np.uint64)
 
 
-def rescale_denominator(l: ArrayLike, k: ArrayLike) -> U64:  # noqa: E741
-    """`l >> k`, k in 0..255 (NumPy leaves shifts of 64 and more undefined)."""
-    return np.asarray(l, dtype=np.uint64) >> np.minimum(k, ref.DENOM_BITS).astype(np.uint64)
+def rescale_denominator(denom: ArrayLike, k: ArrayLike) -> U64:
+    """`denom >> k`, k in 0..255 (NumPy leaves shifts of 64 and more undefined)."""
+    return np.asarray(denom, dtype=np.uint64) >> np.minimum(k, ref.DENOM_BITS).astype(np.uint64)
 
 
-def reciprocal(l: ArrayLike) -> tuple[I64, I64]:  # noqa: E741
-    """(Q, e) per element, l in 1..2^48-1; the division runs in two halves of 12 bits below 2^63."""
-    wide = np.asarray(l, dtype=np.uint64).astype(np.int64)
+def reciprocal(denom: ArrayLike) -> tuple[I64, I64]:
+    """(Q, e) per element, denom in 1..2^48-1; the division runs in two halves of 12 bits below 2^63."""
+    wide = np.asarray(denom, dtype=np.uint64).astype(np.int64)
     e = np.frexp(wide.astype(np.float64))[1].astype(np.int64) - 1
     divisor = wide << (ref.DENOM_BITS - 1 - e)
     high, rest = np.divmod(np.int64(1) << 60, divisor)
