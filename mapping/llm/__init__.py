@@ -1,0 +1,1 @@
+"""Language models in numpy: load a folder, generate text, delegate decode attention."""
