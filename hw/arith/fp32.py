@@ -1,6 +1,6 @@
 """FP32 adder and exact scaling by powers of two."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -99,3 +99,19 @@ class ScaleDown(wiring.Component):
         scaled = Cat(self.a[:23], (field - self.k)[:8], self.a[31])
         m.d.comb += self.y.eq(Mux(field > self.k, scaled, 0))
         return m
+
+
+def order_key(bits: Value) -> Value:
+    """FP32 bits -> 32-bit key; unsigned order of keys is the order of the numbers.
+
+    Ref: `bankside.isa.numerics.order_key`.
+    """
+    return Cat(bits[:31] ^ bits[31].replicate(31), ~bits[31])
+
+
+def order_unkey(key: Value) -> Value:
+    """Inverse of `order_key`.
+
+    Ref: `bankside.isa.numerics.order_unkey`.
+    """
+    return Cat(key[:31] ^ (~key[31]).replicate(31), ~key[31])
