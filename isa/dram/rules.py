@@ -187,9 +187,7 @@ class RankRules:
     def _slide(self, cmd: int | str, bank: int, cycle: int) -> None:
         for row, latency, slots in self._windows[cmd]:
             for instance in self.std.touched_instances(cmd, bank, row.level):
-                recent = self._recent.setdefault(
-                    (row.index, instance), deque(maxlen=row.window)
-                )
+                recent = self._recent.setdefault((row.index, instance), deque(maxlen=row.window))
                 recent.append(cycle)
                 if len(recent) == row.window:
                     value = (recent[0] << _CODE_BITS) + latency

@@ -159,8 +159,12 @@ class _Table:
     ) -> dict[str, int]:
         values: dict[str, int] = {}
         # Plain numbers first: an expression may name a parameter that stands below it.
-        for key, (text, where) in sorted(expressions.items(), key=lambda i: isinstance(i[1][0], str)):
-            value = overrides[key] if key in overrides else evaluate(text, {**fixed, **values}, where)
+        for key, (text, where) in sorted(
+            expressions.items(), key=lambda i: isinstance(i[1][0], str)
+        ):
+            value = (
+                overrides[key] if key in overrides else evaluate(text, {**fixed, **values}, where)
+            )
             if value < 0:
                 raise SpecError(f"{where}: {value} is negative; expected cycles; correct it")
             values[key] = value
