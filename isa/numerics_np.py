@@ -69,7 +69,7 @@ def adder_tree(values: F32, axis: int = -1) -> F32:
 
 
 def fp32_scale_down(a: F32, k: ArrayLike) -> F32:
-    """`a * 2^-k` by subtracting exponents, k in 0..255; +0 where the exponent would fall below 1."""
+    """`a * 2^-k`, k in 0..255: exact, or +0 where the exponent would fall below 1."""
     bits = np.asarray(a, dtype=np.float32).view(np.uint32)
     step = np.asarray(k, dtype=np.int64)
     keep = (bits >> np.uint32(23) & np.uint32(255)).astype(np.int64) - step >= 1
@@ -146,7 +146,10 @@ def rescale_denominator(denom: ArrayLike, k: ArrayLike) -> U64:
 
 
 def reciprocal(denom: ArrayLike) -> tuple[I64, I64]:
-    """(Q, e) per element, denom in 1..2^48-1; the division runs in two halves of 12 bits below 2^63."""
+    """(Q, e) per element, denom in 1..2^48-1.
+
+    2^72 exceeds 64 bits, so the quotient is found 2^60 first and 12 bits after.
+    """
     wide = np.asarray(denom, dtype=np.uint64).astype(np.int64)
     e = np.frexp(wide.astype(np.float64))[1].astype(np.int64) - 1
     divisor = wide << (ref.DENOM_BITS - 1 - e)
