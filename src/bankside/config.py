@@ -1,7 +1,7 @@
-"""Hardware descriptions: one strict YAML file drives RTL, golden model, timing model and mapper alike.
+"""Hardware descriptions: one strict YAML file drives RTL, golden and timing model and mapper.
 
-A mistake in the file (unknown key, wrong type, value out of range, geometry that does not divide) is refused with
-file, line, the reason and what would be valid.
+A mistake in the file (unknown key, wrong type, value out of range, geometry that does not divide)
+is refused with file, line, the reason and what would be valid.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ ELEMENT_BITS = 16  # FP16
 
 @dataclass(frozen=True)
 class DramStandard:
-    """What a hardware description has to know of a DRAM standard; its timing table is in `isa/dram`.
+    """What a hardware description has to know of a DRAM standard (timing: `isa/dram`).
 
-    `columns` counts bursts per row. `options` gives the values of each named ambiguity of the published tables.
+    `columns` counts bursts per row. `options` gives the values of each named ambiguity of the
+    published tables.
     """
 
     name: str
@@ -41,7 +42,8 @@ def _options(rd_to_wr: tuple[str, ...], trfc_ns: tuple[str, ...]) -> dict[str, t
     return {"rd_to_wr": rd_to_wr, "trfc_ns": trfc_ns, "multi_activate_faw": ("scaled", "waived")}
 
 
-# The tables in isa/dram hold the same geometry and clock with their sources; a test compares the two.
+# The tables in isa/dram hold the same geometry and clock with their sources; a test compares the
+# two.
 DRAM_STANDARDS: Registry[DramStandard] = Registry("DRAM standard")
 for _standard in (
     DramStandard("ddr4_2400", 8, 4, 4, 128, 833, _options(("9", "10"), ("350", "360"))),
@@ -60,7 +62,8 @@ class DramConfig(Section):
         rows: rows per bank that are simulated (a real bank has 65,536).
         columns: bursts per row.
         refresh: whether refresh commands are issued at tREFI.
-        options: choice for each named ambiguity of the standard's published tables; the timing table has defaults.
+        options: choice for each named ambiguity of the standard's published tables; the timing
+            table has defaults.
     """
 
     standard: Literal["ddr4_2400", "ddr4_3200", "ddr5_4800"]
@@ -147,7 +150,7 @@ _Words = Annotated[int, Field(ge=2, le=65536)]
 
 
 class PimConfig(Section):
-    """The processing units beside the banks and in the rank's buffer chip. Memory sizes are in words of each memory.
+    """The processing units beside the banks and in the rank's buffer chip.
 
     Attributes:
         query_lanes: query vectors that one fetched element meets (N_cmr).
@@ -177,17 +180,17 @@ class HardwareConfig(Section):
         if self.banks % self.elements:
             raise key_problem(
                 "dram.banks_per_group",
-                f"{self.dram.bank_groups} bank groups of {self.dram.banks_per_group} are {self.banks} banks, but "
-                f"values are spread over {self.elements} banks ({self.dram.standard} slices hold {self.elements} "
-                f"FP16 elements); make bank_groups * banks_per_group a multiple of {self.elements}",
+                f"{self.dram.bank_groups} bank groups of {self.dram.banks_per_group} are "
+                f"{self.banks} banks, but values are spread over {self.elements} banks "
+                f"({self.dram.standard} slices hold {self.elements} FP16 elements); make bank_groups * banks_per_group a multiple of {self.elements}",
             )
         if self.pim.shared_buffer_words % self.subbanks:
-            rest = self.pim.shared_buffer_words % self.subbanks
+            below = self.pim.shared_buffer_words // self.subbanks * self.subbanks
             raise key_problem(
                 "pim.shared_buffer_words",
-                f"is {self.pim.shared_buffer_words}, which does not divide among {self.subbanks} sub-banks "
-                f"(banks / FP16 elements per slice); nearest are {self.pim.shared_buffer_words - rest} and "
-                f"{self.pim.shared_buffer_words - rest + self.subbanks}",
+                f"is {self.pim.shared_buffer_words}, which does not divide among {self.subbanks} "
+                f"sub-banks (banks / FP16 elements per slice); nearest are {below} and "
+                f"{below + self.subbanks}",
             )
         return self
 
@@ -196,7 +199,8 @@ class HardwareConfig(Section):
         """Read a hardware description.
 
         Args:
-            source: a preset's name, or the path of a YAML file (contains "/" or ends in .yaml or .yml).
+            source: a preset's name, or the path of a YAML file (contains "/" or ends in .yaml or
+                .yml).
 
         Raises:
             ConfigError: no such preset or file, or the description is not valid.
@@ -212,7 +216,7 @@ class HardwareConfig(Section):
 
     @property
     def content_hash(self) -> str:
-        """64 hexadecimal digits; equal for equal machines, whatever their name and however they were written."""
+        """64 hexadecimal digits, equal for equal machines, whatever their name and spelling."""
         content = self.model_dump(mode="json", exclude={"name"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -271,7 +275,7 @@ def preset_path(source: str) -> Path:
     names = preset_names()
     if source not in names:
         raise ConfigError(
-            f"unknown hardware preset {source!r}{nearest(source, names)}; choose from: {', '.join(names)}; "
-            "or give the path of a YAML file"
+            f"unknown hardware preset {source!r}{nearest(source, names)}; "
+            f"choose from: {', '.join(names)}; or give the path of a YAML file"
         )
     return PRESET_FOLDER / f"{source}.yaml"

@@ -1,7 +1,7 @@
 """Named things that users choose from: engines, executions, DRAM standards, sub-commands.
 
-A registry is filled where the things are defined and read by name. There is no discovery: one file lists
-what exists, and a name that does not exist is answered with those that do.
+A registry is filled where the things are defined and read by name. There is no discovery: one file
+lists what exists, and a name that does not exist is answered with those that do.
 """
 
 import difflib
@@ -48,7 +48,9 @@ class Lazy:
                 advice = f"install it: python -m pip install {missing.partition('.')[0]}"
             raise ToolError(f"{self.target}: module {missing!r} is missing; {advice}") from error
         except AttributeError as error:
-            raise ToolError(f"{self.target}: no such object; this installation is broken") from error
+            raise ToolError(
+                f"{self.target}: no such object; this installation is broken"
+            ) from error
 
 
 class Registry(Generic[T]):
@@ -120,6 +122,7 @@ class Registry(Generic[T]):
         return len(self._entries)
 
 
-# What runs a program (`pim`, ...) and how it is run (`golden`, `timing`, `rtl`). Filled by `bankside.sim`.
+# What runs a program (`pim`, ...) and how it is run (`golden`, `timing`, `rtl`). Filled by
+# `bankside.sim`.
 ENGINES: Registry[object] = Registry("engine")
 EXECUTIONS: Registry[object] = Registry("execution")

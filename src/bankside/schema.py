@@ -1,4 +1,4 @@
-"""Strict, frozen descriptions read from YAML, with messages that name file, line, key and what would be valid."""
+"""Strict, frozen descriptions read from YAML; messages name file, line, key and what is valid."""
 
 import typing
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from bankside.errors import ConfigError
 from bankside.registry import nearest
 from bankside.strict_yaml import Locations
 
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_TYPE_WORDS: dict[object, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 class Section(BaseModel):
-    """Base of every description: types are not converted, unknown keys are refused, values cannot change."""
+    """Base of every description: no conversion of types, no unknown keys, no later changes."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def key_problem(key: str, message: str) -> PydanticCustomError:
-    """Return the exception with which a model validator blames one key (dotted, relative to its model)."""
+    """Return the exception by which a model validator blames a key (dotted, in its model)."""
     # The message travels as an argument: braces in it must not be taken for placeholders.
     return PydanticCustomError("bankside", "{message}", {"message": message, "key": key})
 
@@ -82,7 +82,7 @@ def _describe(model: type[BaseModel], problem: typing.Any, locations: Locations)
 def _lookup(
     model: type[BaseModel], path: Sequence[object]
 ) -> tuple[type[BaseModel] | None, FieldInfo | None]:
-    """Return the model that owns the last key of the path, and the field of that key if it is one."""
+    """Return the model that owns the last key of the path, and the field of that key if any."""
     owner: type[BaseModel] | None = model
     info: FieldInfo | None = None
     for position, step in enumerate(path):
@@ -119,8 +119,9 @@ def _expected(info: FieldInfo | None) -> str:
     annotation = info.annotation
     if section := _section_in(annotation):
         return f"a section with the keys {', '.join(section.model_fields)}"
-    words = _TYPE_WORDS.get(annotation, str(annotation)) if annotation else "a value"  # type: ignore[call-overload]
-    bounds = {name: getattr(mark, name) for mark in info.metadata for name in ("ge", "le", "gt", "lt")
+    words = _TYPE_WORDS.get(annotation, str(annotation)) if annotation else "a value"  # type:
+    ignore[call-overload] bounds = {name: getattr(mark, name) for mark in info.metadata for name in
+    ("ge", "le", "gt", "lt")
               if hasattr(mark, name)}  # fmt: skip
     if "ge" in bounds and "le" in bounds:
         return f"{words} from {bounds['ge']} to {bounds['le']}"

@@ -1,8 +1,8 @@
-"""YAML without surprises: what a file seems to say is what is read, or it is refused with file and line.
+"""YAML without surprises: what a file seems to say is what is read, or it is refused.
 
-Differences to a plain YAML 1.1 reader: a key that appears twice, a merge key, a tag and a second document are
-refused, and so are unquoted words that YAML 1.1 turns into something else (`on`, `yes`, `010`, `1:30`, `1_000`).
-`1e9` is a real number (YAML 1.1 reads text), a date is text.
+Differences to a plain YAML 1.1 reader: a key that appears twice, a merge key, a tag and a second
+document are refused, and so are unquoted words that YAML 1.1 turns into something else (`on`,
+`yes`, `010`, `1:30`, `1_000`). `1e9` is a real number (YAML 1.1 reads text), a date is text.
 """
 
 import re
@@ -43,8 +43,8 @@ class Locations:
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
     def line(self, key_path: Sequence[object]) -> int:
-        """Return the line (from 1) of the key at that path, or of its closest ancestor that is in the file."""
-        steps = tuple(key_path)
+        """Return the line (from 1) of the key at that path, or of its closest known ancestor."""
+        steps: tuple = tuple(key_path)
         while steps and steps not in self.lines:
             steps = steps[:-1]
         return self.lines.get(steps, 1)
@@ -66,7 +66,9 @@ class _Builder:
     def __init__(self, path: Path, error: type[BanksideError]) -> None:
         self.locations = Locations(path)
         self._error = error
-        self._open: set[int] = set()  # mappings and lists being built, to notice one that contains itself
+        self._open: set[int] = (
+            set()
+        )  # mappings and lists being built, to notice one that contains itself
 
     def refuse(self, node: yaml.Node, message: str) -> BanksideError:
         return self._error(f"{self.locations.path}:{node.start_mark.line + 1}: {message}")
@@ -98,7 +100,9 @@ class _Builder:
             # 1 and 1.0 and true are one key to Python; telling them apart in a file helps nobody.
             if key in built:
                 first = self.locations.line((*where, key))
-                raise self.refuse(key_node, f"key {key!r} is given twice (first in line {first}); remove one")
+                raise self.refuse(
+                    key_node, f"key {key!r} is given twice (first in line {first}); remove one"
+                )
             self.locations.lines[(*where, key)] = key_node.start_mark.line + 1
             built[key] = self.build(value_node, (*where, key))
         return built
@@ -123,7 +127,9 @@ class _Builder:
         for pattern, meaning in _TRAPS:
             if pattern.match(text):
                 raise self.refuse(
-                    node, f"{text!r} is {meaning}; write true, false, null or a plain number, or quote it"
+                    node,
+                    f"{text!r} is {meaning}; write true, false, null or a plain number, "
+                    "or quote it",
                 )
         return text
 
@@ -162,7 +168,8 @@ def load_yaml(
         The data (dict, list, str, int, float, bool, None) and the `Locations` of its keys.
 
     Raises:
-        error: the file is missing, not UTF-8, not YAML, or says something ambiguous; with file and line.
+        error: the file is missing, not UTF-8, not YAML, or says something ambiguous; with file and
+            line.
     """
     path = Path(path)
     try:

@@ -1,7 +1,8 @@
 """Units of numbers in files and reports.
 
-A key carries the unit of its value as its last word (`trfc_ns`, `clock_mhz`), so that no number is ever without
-one. Clock conversions are exact: nanoseconds are read as decimal fractions, never as binary floats.
+A key carries the unit of its value as its last word (`trfc_ns`, `clock_mhz`), so that no number is
+ever without one. Clock conversions are exact: nanoseconds are read as decimal fractions, never as
+binary floats.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from bankside.errors import ConfigError
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit: how it is written, what it measures, and its size in the base unit of that dimension."""
+    """How a unit is written, what it measures, and its size in that dimension's base unit."""
 
     symbol: str
     dimension: str
@@ -49,7 +50,7 @@ def unit_of(key: str) -> Unit | None:
 
 
 def to_base(key: str, value: int | float | str) -> Fraction:
-    """Convert a value to the base unit of its key's dimension (seconds, hertz, bytes, bytes per second, ...).
+    """Convert a value to the base unit of its key's dimension (s, Hz, B, B/s, J).
 
     Raises:
         ConfigError: the key carries no known unit.
@@ -66,7 +67,7 @@ def exact(value: int | float | str | Fraction) -> Fraction:
 
 
 def ns_to_cycles(time_ns: int | float | str | Fraction, tck_ps: int) -> int:
-    """Return the fewest whole clock cycles of `tck_ps` picoseconds that last at least `time_ns` nanoseconds."""
+    """Return the fewest whole clock cycles of `tck_ps` that last at least `time_ns`."""
     return -int(-(exact(time_ns) * 1000) // tck_ps)
 
 
@@ -90,5 +91,5 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
 
 
 def format_cycles(cycles: int, clock_mhz: float, domain: str) -> str:
-    """Write a cycle count with its clock domain and duration: "1,186 memory-clock cycles (741 ns)"."""
+    """Write a cycle count: "1,186 memory-clock cycles (741 ns)"."""
     return f"{cycles:,} {domain} cycles ({format_si(cycles / (clock_mhz * 1e6), 's')})"
