@@ -85,7 +85,7 @@ class IssueTimers(wiring.Component):
         return self.std.instances(level)
 
     def _sources(self) -> dict[str, dict[str, tuple]]:
-        """For each command the timers it waits for: level -> (level, ((command, latency, stall)..)).
+        """For each command the timers it waits for: level -> (level, ((command, word)..)).
 
         A rank-wide command on either side of a row makes it act in the whole rank, a slice command
         in the slice; commands that wait for the same things share the timers.

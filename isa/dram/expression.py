@@ -1,4 +1,4 @@
-"""Integer expressions of the DRAM tables: `+ - * / //`, `ceil`, `max`, `min` and names, nothing else."""
+"""Integer expressions of the DRAM tables: `+ - * / //`, `ceil`, `max`, `min` and names."""
 
 import ast
 import math
@@ -22,7 +22,8 @@ _CALLS: dict[str, Callable] = {"ceil": math.ceil, "max": max, "min": min}
 def evaluate(text: int | str, names: Mapping[str, int], where: str) -> int:
     """The integer value of `text`, an integer or an expression over `names`.
 
-    Errors: SpecError for bad syntax, an unknown name or function, or a value that is not an integer.
+    Errors: SpecError for bad syntax, an unknown name or function, or a value that is not an
+    integer.
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text

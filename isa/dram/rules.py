@@ -1,8 +1,8 @@
 """The rules of a DRAM standard in Python: when a command is legal, and which rule says no.
 
-`RankRules.earliest` and `issue` are the hot path of the timing models: everything that depends on the table alone is
-compiled once per standard into short lists of slots. `check` answers from the raw command history instead, row by
-row, so that the two ways can be compared with each other.
+`RankRules.earliest` and `issue` are the hot path of the timing models: everything that depends on
+the table alone is compiled once per standard into short lists of slots. `check` answers from the
+raw command history instead, row by row, so that the two ways can be compared with each other.
 """
 
 from collections import deque
@@ -14,7 +14,8 @@ from bankside.isa.dram.standard import MAX_REFRESH_INTERVALS, Constraint, DramSt
 
 __all__ = ["RankRules", "Violation"]
 
-# An expiry and its stall code share one integer, so that `max` picks the latest and, among equals, the larger code.
+# An expiry and its stall code share one integer, so that `max` picks the latest and, among equals,
+# the larger code.
 _CODE_BITS = 4
 _CODE_MASK = (1 << _CODE_BITS) - 1
 
@@ -31,8 +32,9 @@ class Violation:
 class _Plan:
     """The slots of a standard: which ones a command waits for, and which ones it pushes back.
 
-    A slot holds the time before which some commands are blocked in one place. A bank row with a rank-wide command on
-    either side acts in the whole rank, so it lives in a rank slot: MAC then pushes a handful of slots, not one a bank.
+    A slot holds the time before which some commands are blocked in one place. A bank row with a
+    rank-wide command on either side acts in the whole rank, so it lives in a rank slot: MAC then
+    pushes a handful of slots, not one a bank.
     """
 
     def __init__(self, std: DramStandard):
@@ -115,9 +117,10 @@ def _plan(std: DramStandard) -> _Plan:
 class RankRules:
     """State and timing of one rank.
 
-    Commands are codes or names; `bank` is the flat index (for a rank command any, for a slice command any bank of the
-    slice); cycles are absolute memory-clock cycles from 0. With `refresh_required`, commands other than a precharge
-    or a refresh are refused when more than nine refresh intervals passed since the last refresh (or cycle 0).
+    Commands are codes or names; `bank` is the flat index (for a rank command any, for a slice
+    command any bank of the slice); cycles are absolute memory-clock cycles from 0. With
+    `refresh_required`, commands other than a precharge or a refresh are refused when more than nine
+    refresh intervals passed since the last refresh (or cycle 0).
     """
 
     def __init__(self, std: DramStandard, *, refresh_required: bool = False):
@@ -150,8 +153,9 @@ class RankRules:
     def earliest(self, cmd: int | str, bank: int, now: int) -> tuple[int, int]:
         """First cycle from `now` on at which no timing row blocks `cmd`, and the stall code.
 
-        The code is the index in `STALL_TAGS` of the row that expires last (ties: the larger code); it is 0 when the
-        cycle is `now`. State rules (open or closed banks) are not part of it: see `check`.
+        The code is the index in `STALL_TAGS` of the row that expires last (ties: the larger code);
+        it is 0 when the cycle is `now`. State rules (open or closed banks) are not part of it: see
+        `check`.
         """
         latest = self._bus
         ready = self._ready
@@ -249,8 +253,8 @@ class RankRules:
     def relative_state(self, now: int) -> tuple:
         """Everything that decides the future, with times relative to `now`.
 
-        Two equal values mean that equal commands are legal at equal distances from then on; a timing model uses it to
-        recognise a steady state. The refresh deadline is left out.
+        Two equal values mean that equal commands are legal at equal distances from then on; a
+        timing model uses it to recognise a steady state. The refresh deadline is left out.
         """
         floor = now << _CODE_BITS
         ready = tuple(max(0, v - floor) if v >> _CODE_BITS > now else 0 for v in self._ready)

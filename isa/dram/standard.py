@@ -76,9 +76,10 @@ class Geometry:
 class Command:
     """One command of the bus.
 
-    `scope` is what it touches: one bank, a slice (the same bank of every group) or the rank. `needs` is the state of
-    every touched bank (open, closed, any), `effect` what becomes of it (open, close, none), `cycles` the time on the
-    command bus, `bus` its use of the external data bus (read, write, none).
+    `scope` is what it touches: one bank, a slice (the same bank of every group) or the rank.
+    `needs` is the state of every touched bank (open, closed, any), `effect` what becomes of it
+    (open, close, none), `cycles` the time on the command bus, `bus` its use of the external data
+    bus (read, write, none).
     """
 
     name: str
@@ -99,7 +100,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Constraint:
-    """One row: `following` comes `latency` cycles or more after the `window`-th last `preceding`."""
+    """One row: `following` waits `latency` cycles after the `window`-th last `preceding`."""
 
     index: int
     level: str

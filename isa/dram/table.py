@@ -413,10 +413,12 @@ def load_standard(
 ) -> DramStandard:
     """The standard `name` with its PIM commands, resolved to integers.
 
-    `geometry` overrides bank_groups, banks_per_group, columns, rows; `options` chooses rd_to_wr (cycles), trfc_ns,
-    multi_activate_faw; `params` replaces single parameters (cycles), for studies and mutation tests.
+    `geometry` overrides bank_groups, banks_per_group, columns, rows; `options` chooses rd_to_wr
+    (cycles), trfc_ns, multi_activate_faw; `params` replaces single parameters (cycles), for studies
+    and mutation tests.
 
-    Errors: SpecError, with the file and what to do, for an unknown name or a table that contradicts itself.
+    Errors: SpecError, with the file and what to do, for an unknown name or a table that contradicts
+    itself.
     """
     if name not in _grades():
         raise SpecError(
