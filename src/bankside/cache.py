@@ -1,4 +1,4 @@
-"""Build cache: what is generated lies under `build/`, named after the hash of what it was made from.
+"""Build cache: generated things lie under `build/`, named by the hash of what they come from.
 
 An entry appears complete or not at all, whatever happens to the process that makes it; two
 processes that want the same entry build it once.

@@ -182,7 +182,8 @@ class HardwareConfig(Section):
                 "dram.banks_per_group",
                 f"{self.dram.bank_groups} bank groups of {self.dram.banks_per_group} are "
                 f"{self.banks} banks, but values are spread over {self.elements} banks "
-                f"({self.dram.standard} slices hold {self.elements} FP16 elements); make bank_groups * banks_per_group a multiple of {self.elements}",
+                f"({self.dram.standard} slices hold {self.elements} FP16 elements); "
+                f"make bank_groups * banks_per_group a multiple of {self.elements}",
             )
         if self.pim.shared_buffer_words % self.subbanks:
             below = self.pim.shared_buffer_words // self.subbanks * self.subbanks

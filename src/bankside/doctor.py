@@ -78,11 +78,8 @@ def _verilator() -> Check:
 
 
 def _perl() -> Check:
-    fix = "Verilator's launcher is a Perl script, used by the cocotb benches; Debian: apt install
-    perl" found = shutil.which("perl")
-    return (
-        Check("perl", "ok", found) if found else Check("perl", "optional", "not found on PATH", fix)
-    )
+    fix = "launches Verilator for the cocotb benches; Debian: apt install perl"
+    return _optional_tool("perl", None, fix)
 
 
 def _pyosys() -> Check:
@@ -116,8 +113,8 @@ def _optional_tool(name: str, version_flag: str | None, fix: str) -> Check:
 
 
 def _fst() -> Check:
-    fix = "only to record FST waveforms (VCD works without); Debian: apt install liblz4-dev
-    zlib1g-dev" if shutil.which("g++") is None:
+    fix = "to record FST waveforms (VCD needs nothing); Debian: apt install liblz4-dev zlib1g-dev"
+    if shutil.which("g++") is None:
         return Check("fst", "optional", "no compiler to ask", fix)
     source = "#include <lz4.h>\n#include <zlib.h>\n"
     command = ["g++", "-x", "c++", "-fsyntax-only", "-"]
@@ -167,11 +164,10 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _build_folder,
     _machine,
     _perl,
-    lambda: _optional_tool("iverilog", "-V", "second simulator of the benches; Debian: apt install
-        iverilog"),
+    lambda: _optional_tool("iverilog", "-V", "second simulator; Debian: apt install iverilog"),
     lambda: _optional_tool("gtkwave", None, "shows waveforms; Debian: apt install gtkwave"),
     _fst,
-)  # fmt: skip
+)
 
 
 def examine() -> list[Check]:

@@ -12,7 +12,12 @@ from bankside.errors import ConfigError
 from bankside.registry import nearest
 from bankside.strict_yaml import Locations
 
-_TYPE_WORDS: dict[object, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_TYPE_WORDS: dict[object, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
 
 
 class Section(BaseModel):
@@ -119,10 +124,13 @@ def _expected(info: FieldInfo | None) -> str:
     annotation = info.annotation
     if section := _section_in(annotation):
         return f"a section with the keys {', '.join(section.model_fields)}"
-    words = _TYPE_WORDS.get(annotation, str(annotation)) if annotation else "a value"  # type:
-    ignore[call-overload] bounds = {name: getattr(mark, name) for mark in info.metadata for name in
-    ("ge", "le", "gt", "lt")
-              if hasattr(mark, name)}  # fmt: skip
+    words = _TYPE_WORDS.get(annotation, str(annotation))
+    bounds = {
+        name: getattr(mark, name)
+        for mark in info.metadata
+        for name in ("ge", "le", "gt", "lt")
+        if hasattr(mark, name)
+    }
     if "ge" in bounds and "le" in bounds:
         return f"{words} from {bounds['ge']} to {bounds['le']}"
     signs = {"ge": ">=", "le": "<=", "gt": ">", "lt": "<"}
