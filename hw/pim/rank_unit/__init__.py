@@ -1,1 +1,1 @@
-"""Rank unit of the `pim` engine: staging with re-layout, cross-chip reduction, softmax, normalisation."""
+"""Rank unit of the `pim` engine: staging with re-layout, reduction, softmax, normalisation."""

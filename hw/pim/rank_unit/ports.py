@@ -1,4 +1,4 @@
-"""Packed ports between the controller and the rank unit; operand widths come from the command set."""
+"""Packed ports between the controller and the rank unit; widths come from the command set."""
 
 from amaranth.hdl import unsigned
 from amaranth.lib.data import StructLayout

@@ -1,9 +1,11 @@
 """The rank unit: everything between the host port, the chips' data bus and the controller."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from bankside.hw.pim.rank_unit.host import HostEngine
+from bankside.hw.pim.rank_unit.normalise import NormaliseUnit
 from bankside.hw.pim.rank_unit.ports import (
     burst_layout,
     field_width,
@@ -11,6 +13,10 @@ from bankside.hw.pim.rank_unit.ports import (
     host_layout,
     rank_layout,
 )
+from bankside.hw.pim.rank_unit.probability import ProbabilityMemory
+from bankside.hw.pim.rank_unit.reduce import Reduce
+from bankside.hw.pim.rank_unit.softmax import Softmax
+from bankside.hw.pim.rank_unit.staging import OutputStaging, Staging
 from bankside.isa.machine import Machine
 
 
@@ -122,4 +128,80 @@ class RankUnit(wiring.Component):
         )
 
     def elaborate(self, platform) -> Module:
-        raise NotImplementedError
+        m = Module()
+        machine = self.machine
+        m.submodules.host = host = HostEngine(machine)
+        m.submodules.stage_in = stage_in = Staging(machine)
+        m.submodules.stage_out = stage_out = OutputStaging(machine)
+        m.submodules.reduce = reduce = Reduce(machine)
+        m.submodules.softmax = softmax = Softmax(machine)
+        m.submodules.normalise = normalise = NormaliseUnit(machine)
+        m.submodules.probability = probability = ProbabilityMemory(machine)
+        for unit in (host, stage_in, stage_out, softmax, normalise):
+            m.d.comb += unit.geometry.eq(self.geometry)
+        for unit in (reduce, probability):
+            m.d.comb += unit.nhc_log2.eq(self.geometry.nhc_log2)
+        self._host(m, host, stage_in, stage_out)
+        self._bus(m, stage_in, stage_out, normalise, reduce, probability)
+        self._rank(m, reduce, softmax, normalise, probability)
+        return m
+
+    def _host(self, m: Module, host, stage_in, stage_out) -> None:
+        wiring.connect(m, wiring.flipped(self.host_in), host.host_in)
+        wiring.connect(m, host.host_out, wiring.flipped(self.host_out))
+        m.d.comb += [
+            host.start.eq(self.host_start),
+            host.command.eq(self.host_command),
+            self.host_busy.eq(host.busy),
+            self.host_done.eq(host.done),
+            stage_in.host_en.eq(host.write_en),
+            stage_in.host_place.eq(host.place),
+            stage_in.host_data.eq(host.write_data),
+            stage_out.host_en.eq(host.read_en),
+            stage_out.host_place.eq(host.place),
+            host.read_data.eq(stage_out.host_data),
+        ]
+
+    def _bus(self, m: Module, stage_in, stage_out, normalise, reduce, probability) -> None:
+        """Everything that goes to or comes from the chips."""
+        # Tokens keep RD and NORM apart: only one of the two writes in a cycle.
+        read = self.read_out
+        m.d.comb += [
+            stage_in.chip_en.eq(self.stage_en),
+            stage_in.chip_address.eq(self.stage_address),
+            self.stage_data.eq(stage_in.chip_data),
+            stage_out.chip_en.eq(read | normalise.out_en),
+            stage_out.chip_address.eq(Mux(read, self.read_out_address, normalise.out_address)),
+            stage_out.chip_data.eq(Mux(read, self.read_data, normalise.out_data)),
+            reduce.valid.eq(self.read_valid),
+            reduce.info.eq(self.read_info),
+            reduce.data.eq(self.read_data),
+            probability.read_en.eq(self.prob_en),
+            probability.read_address.eq(self.prob_address),
+            self.prob_data.eq(probability.read_data),
+        ]
+
+    def _rank(self, m: Module, reduce, softmax, normalise, probability) -> None:
+        """SFM and NORM: one of them at a time."""
+        norm = normalise.busy
+        m.d.comb += [
+            softmax.start.eq(self.rank_start & ~self.rank_command.norm),
+            normalise.start.eq(self.rank_start & self.rank_command.norm),
+            softmax.command.eq(self.rank_command),
+            normalise.command.eq(self.rank_command),
+            self.rank_busy.eq(softmax.busy | norm),
+            self.rank_done.eq(softmax.done | normalise.done),
+            reduce.max_buf.eq(softmax.max_buf),
+            reduce.max_lane.eq(softmax.max_lane),
+            softmax.keys.eq(reduce.keys),
+            reduce.score_en.eq(softmax.score_en | normalise.score_en),
+            reduce.score_address.eq(Mux(norm, normalise.score_address, softmax.score_address)),
+            softmax.score_data.eq(reduce.score_data),
+            normalise.score_data.eq(reduce.score_data),
+            softmax.norm_lane.eq(normalise.lane),
+            normalise.denominators.eq(softmax.denominators),
+            probability.write_en.eq(softmax.prob_en),
+            probability.write_address.eq(softmax.prob_address),
+            probability.header.eq(softmax.prob_header),
+            probability.write_data.eq(softmax.prob_data),
+        ]
