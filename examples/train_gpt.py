@@ -284,7 +284,10 @@ def save(
 ) -> None:
     """Write model.safetensors, config.json and PROVENANCE.json to `--out`."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, arguments.out / "model.safetensors", metadata={"format": "pt"})
+    file = arguments.out / "model.safetensors"
+    save_file(weights, file, metadata={"format": "pt"})
+    # save_file leaves the file readable by its owner alone, which is wrong for a shared one.
+    file.chmod(0o644)
     note = {
         "text": arguments.source,
         "text_sha256": hashlib.sha256(text).hexdigest(),

@@ -48,11 +48,12 @@ def to_half(x: NDArray[np.floating], what: str) -> Array16:
     return half
 
 
-def attend(q: Array16, k: Array16, v: Array16) -> Array16:
-    """Attention of one token in float64: q [query_heads, head_dim]; k, v [tokens, kv_heads,
-    head_dim].
+def attend_wide(
+    q: NDArray[np.floating], k: NDArray[np.floating], v: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Attention of one token in float64, not rounded.
 
-    q carries the scale of `scale_query`. Returns float16 [query_heads, head_dim].
+    q [query_heads, head_dim] carries the scale of `scale_query`; k, v [tokens, kv_heads, head_dim].
     """
     kv_heads, head_dim = k.shape[1:]
     grouped = q.astype(np.float64).reshape(kv_heads, -1, head_dim)
@@ -60,7 +61,12 @@ def attend(q: Array16, k: Array16, v: Array16) -> Array16:
     weights = np.exp2(scores - scores.max(axis=-1, keepdims=True))
     context = np.einsum("kgt,tkd->kgd", weights, v.astype(np.float64))
     context /= weights.sum(axis=-1, keepdims=True)
-    return context.astype(np.float16).reshape(q.shape)
+    return context.reshape(q.shape)
+
+
+def attend(q: Array16, k: Array16, v: Array16) -> Array16:
+    """`attend_wide` rounded once to float16."""
+    return attend_wide(q, k, v).astype(np.float16)
 
 
 class NumpyAttention:

@@ -129,6 +129,21 @@ def _heads(settings: Settings, hidden: int, query_heads: int, kv_heads: int) -> 
         )
 
 
+def _rope_number(settings: Settings, scaling: dict[str, Any], key: str) -> float:
+    """A positive number inside rope_scaling."""
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if key not in scaling:
+        raise ConfigError(
+            f"{settings.path}: rope_scaling of type {kind} has no {key!r}; correct config.json"
+        )
+    value = scaling[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
+        raise ConfigError(
+            f"{settings.path}: {key} of rope_scaling is {value!r}, expected a positive number"
+        )
+    return float(value)
+
+
 def _rope_inverse(settings: Settings, head_dim: int) -> NDArray[np.float64]:
     """Radians per token of each rotated pair, [head_dim / 2].
 
@@ -138,27 +153,29 @@ def _rope_inverse(settings: Settings, head_dim: int) -> NDArray[np.float64]:
     scaling = settings.values.get("rope_parameters") or settings.values.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
         raise settings.wrong("rope_scaling", "an object or null")
-    theta = scaling.get("rope_theta", settings.number("rope_theta", 10000.0))
+    theta = settings.number("rope_theta", 10000.0)
+    if "rope_theta" in scaling:
+        theta = _rope_number(settings, scaling, "rope_theta")
+    inverse = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    inverse = float(theta) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    try:
-        if kind == "default":
-            return inverse
-        if kind == "linear":
-            return inverse / float(scaling["factor"])
-        if kind == "llama3":
-            return _llama3_inverse(scaling, inverse)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{settings.path}: rope_scaling of type {kind} lacks a usable {error}"
-        ) from error
-    raise settings.wrong("rope_scaling", "rope_type default, linear or llama3")
-
-
-def _llama3_inverse(scaling: dict[str, Any], inverse: NDArray[np.float64]) -> NDArray[np.float64]:
-    factor, low = float(scaling["factor"]), float(scaling["low_freq_factor"])
-    high, trained = float(scaling["high_freq_factor"]), scaling["original_max_position_embeddings"]
+    if kind == "default":
+        return inverse
+    if kind == "linear":
+        return inverse / _rope_number(settings, scaling, "factor")
+    if kind != "llama3":
+        raise settings.wrong("rope_scaling", "rope_type default, linear or llama3")
+    factor, low, high, trained = (
+        _rope_number(settings, scaling, key)
+        for key in (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        )
+    )
     turns = trained * inverse / (2 * np.pi)
+    if high <= low:
+        raise settings.wrong("rope_scaling", "high_freq_factor above low_freq_factor")
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return kept * inverse + (1 - kept) * inverse / factor
 
