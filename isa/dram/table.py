@@ -189,10 +189,12 @@ class _Table:
             for name, spec in data.get("options", {}).items():
                 where = f"{file}: option {name}"
                 choices, default = self._choices(spec, data, {**fixed, **values}, where)
-                value = chosen.get(name, default)
-                if value not in choices:
+                asked = chosen.get(name, default)
+                # By text: descriptions written in YAML may say 12 as well as "12".
+                value = next((c for c in choices if str(c) == str(asked)), None)
+                if value is None:
                     raise SpecError(
-                        f"{where}: {value!r} does not exist in {self.grade}; expected one of "
+                        f"{where}: {asked!r} does not exist in {self.grade}; expected one of "
                         f"{', '.join(map(str, choices))}; use one of them"
                     )
                 resolved[name] = value
