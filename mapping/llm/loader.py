@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "gelu": "gelu_erf",
     "relu": "relu",
 }
+SHIPPED = Path(__file__).parents[1] / "models"
 # Buffers that old checkpoints carry beside the weights.
 BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
@@ -67,6 +68,26 @@ class Settings:
         """Refuse a variant of the architecture that is not built."""
         if self.values.get(key, default) != supported:
             raise self.wrong(key, f"{supported!r} (other variants are not supported)")
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    return tuple(sorted(p.parent.name for p in SHIPPED.glob("*/config.json")))
+
+
+def find_model(name: str) -> Path:
+    """The folder of a shipped model by its name, or any other folder by its path.
+
+    Errors: ConfigError when `name` is neither; the message lists the shipped names.
+    """
+    if name in shipped_models():
+        return SHIPPED / name
+    if Path(name).is_dir():
+        return Path(name)
+    raise ConfigError(
+        f"model {name!r} is neither a folder nor one of {', '.join(shipped_models())}; give one of "
+        "these names or the path of a Hugging Face model folder"
+    )
 
 
 def load_model(folder: Path | str) -> Model:
