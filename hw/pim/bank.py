@@ -1,13 +1,13 @@
 """One DRAM bank with the compute unit beside it."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from bankside.hw.arith.fp16 import Fp16Mul
 from bankside.hw.arith.fp32 import Fp32Add, ScaleDown
+from bankside.hw.dram.array import BankArray
 from bankside.hw.lib.unit import Unit
 from bankside.hw.pim.layouts import command_layout
 from bankside.isa.machine import Machine
@@ -106,7 +106,7 @@ class BankCompute(wiring.Component):
         return products
 
     def _accumulate(self, m: Module, lane: int, products: list[Signal]) -> Signal:
-        """Adders, accumulator and result buffer of one lane; returns the half word that was read."""
+        """Adders, accumulator and result buffer of a lane; returns the half word that was read."""
         memory = Memory(shape=32 * self.elements, depth=self.words, init=[])
         m.submodules[f"result_buffer{lane}"] = memory
         old, write = memory.read_port(domain="comb"), memory.write_port(granularity=32)
@@ -157,6 +157,10 @@ class BankCompute(wiring.Component):
         return half
 
 
+# Ports of the bank that go straight to its compute unit.
+_BROADCAST = ("query", "probability", "acc_operand", "multiply", "add", "step", "k", "source")
+
+
 class Bank(wiring.Component):
     """Cell array, open row and compute unit of one bank. All timing is decided by the chip.
 
@@ -205,33 +209,27 @@ class Bank(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         machine = self.machine
-        m.submodules.cells = cells = Memory(
-            shape=machine.slice_bits, depth=machine.rows * machine.columns, init=[]
-        )
+        m.submodules.array = array = BankArray(machine.slice_bits, machine.rows, machine.columns)
         m.submodules.compute = compute = BankCompute(machine)
         row = Signal(self.row.shape())
         with m.If(self.open):
             m.d.sync += row.eq(self.row)
-        read, write = cells.read_port(), cells.write_port()
         m.d.comb += [
-            read.en.eq(self.read),
-            read.addr.eq(self._address(self.column, row)),
-            write.en.eq(self.write),
-            write.addr.eq(self._address(self.write_column, row)),
-            write.data.eq(self.wdata),
-            compute.cells.eq(read.data),
+            array.read_en.eq(self.read),
+            array.read_row.eq(row),
+            array.read_column.eq(self.column),
+            array.write_en.eq(self.write),
+            array.write_row.eq(row),
+            array.write_column.eq(self.write_column),
+            array.write_data.eq(self.wdata),
+            compute.cells.eq(array.read_data),
             compute.read.eq(self.read_result),
         ]
-        for name in ("query", "probability", "acc_operand", "multiply", "add", "step", "k", "source"):
+        for name in _BROADCAST:
             m.d.comb += getattr(compute, name).eq(getattr(self, name))
         # Accesses never coincide (one command per cycle, equal delays), so the last one wins.
         shows_result = Signal()
         with m.If(self.read | self.read_result):
             m.d.sync += shows_result.eq(self.read_result)
-        m.d.comb += self.rdata.eq(Mux(shows_result, compute.result, read.data))
+        m.d.comb += self.rdata.eq(Mux(shows_result, compute.result, array.read_data))
         return m
-
-    def _address(self, column: Value, row: Value) -> Value:
-        """Cell address; with one column or one row the field of one bit is dropped."""
-        bits = (ceil_log2(self.machine.columns), ceil_log2(self.machine.rows))
-        return Cat(column[: bits[0]], row[: bits[1]], Const(0, 0))

@@ -113,7 +113,7 @@ class SharedBuffer(wiring.Component):
 
     Members
     -------
-    write : In(1), header : In(1), write_kbuf : In(1), write_lane, write_word : In, wdata : In(NE*16)
+    write, header, write_kbuf : In(1), write_lane, write_word : In, wdata : In(NE*16)
         Write a word, or with `header` the scale register [kbuf][lane] (low 8 bits).
     read : In(1), word : In
         Read in all lanes; the outputs change in the next cycle.
@@ -201,14 +201,12 @@ class Chip(wiring.Component):
         self.machine = machine
         # The open row is looked up when the array is accessed, not when the command comes.
         p = machine.std.params
-        closing = {"read": p["nRTP"] + p["nRP"], "write": machine.write_latency + p["nWR"] + p["nRP"]}
-        access = {"read": machine.mac_period, "write": machine.write_latency}
-        for kind in closing:
-            if closing[kind] < access[kind]:
-                raise ConfigError(
-                    f"{machine.std.name}: a {kind} reaches the array {access[kind]} cycles after its command, but "
-                    f"another row may be open after {closing[kind]}; expected nRTP + nRP >= nCCD_L"
-                )
+        if p["nRTP"] + p["nRP"] < machine.mac_period:
+            raise ConfigError(
+                f"{machine.std.name}: another row may open {p['nRTP'] + p['nRP']} cycles after a "
+                f"read command that reaches the array after {machine.mac_period}; expected "
+                f"nRTP + nRP >= nCCD_L; correct the timing parameters"
+            )
         super().__init__(
             {
                 "valid": In(1),
@@ -327,8 +325,10 @@ class Chip(wiring.Component):
                 for lane in range(machine.lanes)
             ]
 
-    def _finish_reads(self, m: Module, banks: list[Unit], reading: DelayLine) -> tuple[data.View, Value]:
-        """Data of the cycle t+L+1, to the bus or (returned: request, data) to the shared buffer."""
+    def _finish_reads(
+        self, m: Module, banks: list[Unit], reading: DelayLine
+    ) -> tuple[data.View, Value]:
+        """Data of cycle t+L+1, to the bus or (returned: request, data) to the shared buffer."""
         machine = self.machine
         got = Signal(data.StructLayout({"valid": 1, "request": read_layout(machine)}))
         m.d.sync += [got.valid.eq(reading.o_valid), got.request.eq(reading.o_payload)]
