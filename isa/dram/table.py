@@ -1,7 +1,7 @@
 """Loads a DRAM timing-constraint table (`*.yaml` of this folder) and checks it against itself."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,16 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The checked sections of a table; parsed once per state of the file, for YAML is slow."""
+    try:
+        stamp = path.stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _parse(path, stamp)
+
+
+@lru_cache(maxsize=32)
+def _parse(path: Path, _stamp: int) -> dict[str, Any]:
     try:
         loader = _Loader(path.read_text())
         loader.name = path.name
