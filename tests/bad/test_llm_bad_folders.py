@@ -103,6 +103,13 @@ HEADERS = {
             f"needs 128; {AGAIN}"
         ),
     ),
+    "twice_the_bytes": (
+        entry("dtype", "F16"),
+        (
+            f"{FILE}: tensor '{EMBED}': data_offsets [0, 64] hold 64 bytes, but F16 [4, 4] "
+            f"needs 32; {AGAIN}"
+        ),
+    ),
     "negative_size": (
         entry("shape", [-4, -4]),
         f"{FILE}: tensor '{EMBED}': shape [-4, -4] is not a list of sizes; {AGAIN}",
