@@ -1,0 +1,486 @@
+"""Event-driven state of the `pim` engine: jumps from one event to the next, exact to the cycle.
+
+Every cycle in which anything changes is visited once. Its parts run in this order, which is the order in which a part may
+see another's change of the same cycle (never): front end, loads, DRAM commands, completions. Ref: docs/pim.md 4, 5, 7.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from bankside.errors import ProgramError
+from bankside.isa.machine import Machine
+from bankside.isa.program import ADDRESS_MASK, Program
+from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, compile_table
+from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder, Op
+
+NEVER = 1 << 60
+STALLS = (
+    "mac", "activate", "row", "refresh", "transfer", "command_bus", "wait_rank", "wait_buffer", "wait_host", "control",
+)  # fmt: skip
+MAC, ACTIVATE, ROW, REFRESH, TRANSFER, COMMAND_BUS, WAIT_RANK, WAIT_BUFFER, WAIT_HOST, CONTROL = range(10)
+_WAITS = ((RANK, WAIT_RANK), (BUFFER, WAIT_BUFFER), (HOST, WAIT_HOST))
+_TAG_STALL = {
+    "cmd": COMMAND_BUS, "ccd": TRANSFER, "turn": TRANSFER, "wr": ROW, "rtp": ROW, "ras": ROW, "rp": ROW, "rcd": ROW,
+    "rrd": ACTIVATE, "faw": ACTIVATE, "rfc": REFRESH,
+}  # fmt: skip
+_ISSUE_STALL = {
+    "MAC": MAC, "ACT": ACTIVATE, "ACT4": ACTIVATE, "ACTA": ACTIVATE, "PRE": ROW, "PREA": ROW, "REF": REFRESH,
+}  # fmt: skip
+_OPENS = ("ACT", "ACT4", "ACTA")
+
+# Front end: running (one command per cycle), blocked by a full queue, waiting for an idle machine, halted.
+RUNNING, FULL, IDLE, HALTED = range(4)
+
+
+class Core:
+    """One run. `observer` (see skip.py) hears of loop heads and refresh decisions; `log` collects a trace when given."""
+
+    def __init__(self, machine: Machine, program: Program, decoder: Decoder | None = None) -> None:
+        self.machine = machine
+        self.decoder = decoder or Decoder(machine, program)
+        self.table = compile_table(machine.std)
+        self.depth = machine.config.pim.queue_depth
+        self.loop_depth = program.spec.loop_depth
+        self._compile_stalls()
+        self.interval = machine.refresh_interval if machine.refresh else NEVER
+        self.log: Log | None = None
+        self.observer = None
+        self.runs = None
+        self.reset()
+
+    def _compile_stalls(self) -> None:
+        std = self.machine.std
+        self.code_ref, self.code_mac = std.code("REF"), std.code("MAC")
+        self.issue_stall = [_ISSUE_STALL.get(c.name, TRANSFER) for c in std.commands]
+        self.wait_stall = []
+        for command in std.commands:
+            row = [_TAG_STALL[t] for t in std.stall_tags]
+            if command.name == "MAC":
+                row[std.stall_tags.index("ccd")] = MAC
+            self.wait_stall.append([REFRESH] * len(row) if command.name == "REF" else row)
+        self.bank_masks = {
+            std.code(n): [sum(1 << b for b in std.touched(n, i)) for i in range(self.table.instances(n))]
+            for n in (*_OPENS, "PRE", "PREA")
+        }
+        self.opening = {std.code(n) for n in _OPENS}
+
+    def reset(self) -> None:
+        """Cycle 0 of a machine whose banks are closed and whose constraints have all expired."""
+        self.now = -1
+        self.front = RUNNING
+        self.front_engine = 0
+        self.pc, self.stack, self.registers, self.lanes = 0, [], [0, 0, 0, 0], 1
+        self.queues: list[deque[Op]] = [deque() for _ in range(4)]
+        self.current: list[Op | None] = [None] * 4
+        self.done = [0, 0]  # DRAM commands issued of the current array, buffer command
+        self.ends = [NEVER] * 4  # last busy cycle of rank, host
+        self.tokens = [0] * 16  # [4 * from + to]
+        self.loads = 0  # engines that load in the next cycle, as a mask
+        self.completions: list[tuple[int, int, Op]] = []
+        self.pending = [0] * 4
+        self.ready = [0] * self.table.slots
+        self.recent = [-NEVER] * self.table.recent
+        self.open_banks = 0
+        self.key = [NEVER << TAG_BITS] * 2  # candidate's latest constraint, array and buffer
+        self.from_cycle = [0, 0]  # first cycle in which the candidate may issue, constraints aside
+        self.candidate = (0, 0)  # array: command code, instance
+        self.due = self.interval  # cycle from which one more refresh is pending
+        self.deciding = False  # the candidate is an OPEN that would give way to a refresh
+        self.deciding_since = 0  # first cycle of that decision
+        self.refreshing = False  # the candidate is a refresh before an OPEN
+        self.stalls = [0] * 10
+        self.counted = 0  # cycles below it belong to a reason
+        self.idle_stall = CONTROL
+        self.loop_event = False
+
+    # --- the event loop ---
+    def run(self) -> int:
+        """Runs to HALT; returns its cycle. Raises ProgramError on a deadlock or an illegal program."""
+        while True:
+            horizon = self._horizon()
+            if horizon > self.now + 1:
+                self.now = self._issue_before(horizon)
+                if self.now < horizon:
+                    self._settle()
+                    continue
+            if horizon >= NEVER:
+                self._deadlock()
+            self.now = horizon
+            self._visit(horizon)
+            if self.front == HALTED:
+                self.account(horizon)
+                return horizon
+            if self.loop_event:
+                self.loop_event = False
+                if self.observer is not None:
+                    self.observer.loop_head()
+
+    def _horizon(self) -> int:
+        """The next cycle in which something other than a DRAM command happens."""
+        after = self.now + 1
+        if self.front == RUNNING or self.loads:
+            return after
+        horizon = min(self.ends[RANK], self.ends[HOST])
+        for entry in self.completions:
+            if entry[0] < horizon:
+                horizon = entry[0]
+        if self.deciding and self.due < horizon:
+            horizon = max(self.due, after)
+        return horizon
+
+    def _visit(self, now: int) -> None:
+        loads, self.loads = self.loads, 0
+        if self.deciding and now >= self.due:
+            self._start_refresh(now)
+        if self.current[ARRAY] is None:
+            self._count_idle(now)
+        if self.front == RUNNING:
+            self._front_end()
+        if loads:
+            for engine in range(4):
+                if loads >> engine & 1:
+                    self._load(engine, now)
+        self._issue_before(now + 1)
+        for engine in (RANK, HOST):
+            if self.ends[engine] == now:
+                self.ends[engine] = NEVER
+                self._finish(engine, now)
+        if self.completions:
+            for entry in [e for e in self.completions if e[0] == now]:
+                self.completions.remove(entry)
+                self.pending[entry[1]] -= 1
+                self._give(entry[1], entry[2].signals)
+        self._settle()
+
+    def _settle(self) -> None:
+        """After the last change of a cycle: the idle reason from the next cycle on, and whether the machine is idle."""
+        if self.current[ARRAY] is None:
+            self._count_idle(self.now)
+            self.idle_stall = self._idle_reason()
+        if self.front == IDLE and self._is_idle():
+            self.front = RUNNING
+
+    def _is_idle(self) -> bool:
+        return not (any(self.queues) or any(self.current) or self.completions)
+
+    def _deadlock(self) -> None:
+        waiting = [f"{e.name} (engine {e.engine})" for e in (q[0] for q in self.queues if q)]
+        raise ProgramError(
+            f"deadlock in cycle {self.now}, command {self.pc}: no token ever comes for {', '.join(waiting)}; "
+            f"let an earlier command signal it"
+        )
+
+    # --- front end ---
+    def _front_end(self) -> None:
+        if self.pc >= len(self.decoder.code):
+            raise ProgramError(f"command {self.pc}: the program runs past its end; end it with HALT")
+        ins = self.decoder.code[self.pc]
+        handler = _CONTROL.get(ins.name)
+        if handler is not None:
+            handler(self, ins)
+            return
+        op = self.decoder.op(self.pc, self.lanes)
+        queue = self.queues[op.engine]
+        if len(queue) == self.depth:
+            self.front, self.front_engine = FULL, op.engine
+            return
+        if self.log is not None and op.engine == ARRAY:
+            row = ins.fields.get("row", 0)
+            row += self.registers[ins.areg] if ins.fields.get("areg_en") else 0
+            self.log.rows.append(row & ADDRESS_MASK)
+        queue.append(op)
+        self.pc += 1
+        if len(queue) == 1:
+            self._consider(op.engine)
+
+    def _halt(self, ins) -> None:
+        if self._wait_idle():
+            self.front = HALTED
+
+    def _barrier(self, ins) -> None:
+        if self._wait_idle():
+            self.pc += 1
+
+    def _geom(self, ins) -> None:
+        if self._wait_idle():
+            self.lanes = ins.lanes
+            self.pc += 1
+
+    def _wait_idle(self) -> bool:
+        if self._is_idle():
+            return True
+        self.front = IDLE
+        return False
+
+    def _seta(self, ins) -> None:
+        self.registers[ins.areg] = ins.value
+        self.pc += 1
+
+    def _adda(self, ins) -> None:
+        self.registers[ins.areg] += ins.value
+        self.pc += 1
+
+    def _loop(self, ins) -> None:
+        if len(self.stack) == self.loop_depth:
+            raise ProgramError(f"command {self.pc}: LOOP nested deeper than {self.loop_depth}; unroll the inner loop")
+        self.pc += 1
+        self.stack.append([self.pc, ins.count])
+        self.loop_event = True
+
+    def _endloop(self, ins) -> None:
+        if not self.stack:
+            raise ProgramError(f"command {self.pc}: ENDLOOP without LOOP; remove it")
+        top = self.stack[-1]
+        top[1] -= 1
+        self.loop_event = True
+        # The entry of a loop that ends stays until the observer has seen it.
+        self.pc = top[0] if top[1] else self.pc + 1
+        if not top[1] and self.observer is None:
+            self.stack.pop()
+
+    # --- loads, tokens, completions ---
+    def _consider(self, engine: int) -> None:
+        """Marks `engine` for a load in the next cycle when nothing keeps it from loading."""
+        queue = self.queues[engine]
+        if queue and self.current[engine] is None:
+            for source in queue[0].waits:
+                if not self.tokens[4 * source + engine]:
+                    return
+            self.loads |= 1 << engine
+
+    def _load(self, engine: int, now: int) -> None:
+        op = self.queues[engine].popleft()
+        for source in op.waits:
+            self.tokens[4 * source + engine] -= 1
+        self.current[engine] = op
+        if self.front == FULL and self.front_engine == engine:
+            self.front = RUNNING
+        if self.log is not None:
+            self.log.load(engine, now)
+        if engine >= RANK:
+            self.ends[engine] = now + op.busy
+            return
+        self.done[engine] = 0
+        self.from_cycle[engine] = now + 1
+        if engine == BUFFER:
+            self._find_key(BUFFER, op.code, op.instances[0])
+            return
+        self.deciding = op.code in self.opening and not self.open_banks and self.interval < NEVER
+        self.deciding_since = now + 1
+        self._set_candidate(op.code, op.instances[0])
+        if self.deciding and now + 1 >= self.due:
+            self._start_refresh(now + 1)
+
+    def _finish(self, engine: int, now: int) -> None:
+        """The last action of the current command happened in cycle `now`."""
+        op = self.current[engine]
+        self.current[engine] = None
+        if self.log is not None:
+            self.log.finish(engine, op, now, now + op.after)
+        if op.after:
+            self.completions.append((now + op.after, engine, op))
+            self.pending[engine] += 1
+        else:
+            self._give(engine, op.signals)
+        self._consider(engine)
+
+    def _give(self, engine: int, targets: tuple[int, ...]) -> None:
+        for target in targets:
+            count = self.tokens[4 * engine + target] + 1
+            if count > 15:
+                raise ProgramError(
+                    f"cycle {self.now}: more than 15 tokens from engine {engine} to engine {target}; expected at most 15; "
+                    f"let engine {target} wait for them earlier"
+                )
+            self.tokens[4 * engine + target] = count
+            self._consider(target)
+
+    # --- DRAM commands ---
+    def _find_key(self, engine: int, code: int, instance: int) -> None:
+        latest, ready = 0, self.ready
+        for slot in self.table.pull[code][instance]:
+            if ready[slot] > latest:
+                latest = ready[slot]
+        self.key[engine] = latest
+
+    def _set_candidate(self, code: int, instance: int) -> None:
+        self.candidate = (code, instance)
+        self._find_key(ARRAY, code, instance)
+
+    def _start_refresh(self, cycle: int) -> None:
+        """From `cycle` on the array's candidate is a refresh."""
+        self._count_waiting(cycle - 1)
+        if self.observer is not None:
+            if cycle == self.due and self.deciding_since < cycle:
+                self.observer.not_refreshed(cycle - 1 - self.due)
+            self.observer.refreshed(cycle - self.due)
+        self.deciding, self.refreshing = False, True
+        self._set_candidate(self.code_ref, 0)
+
+    def _issue_before(self, horizon: int) -> int:
+        """DRAM commands in cycles below `horizon`. Stops after a cycle that may bring an event before it.
+
+        Returns that cycle, or `horizon`.
+        """
+        current, key, from_cycle = self.current, self.key, self.from_cycle
+        while True:
+            if self.runs is not None:
+                self.runs.advance(horizon)
+            array = max(key[0] >> TAG_BITS, from_cycle[0]) if current[ARRAY] is not None else NEVER
+            buffer = max(key[1] >> TAG_BITS, from_cycle[1]) if current[BUFFER] is not None else NEVER
+            if buffer <= array:
+                if buffer >= horizon:
+                    return horizon
+                if self._issue_buffer(buffer, array):
+                    return buffer
+            else:
+                if array >= horizon:
+                    return horizon
+                if self._issue_array(array):
+                    return array
+
+    def _issue_buffer(self, now: int, array: int) -> bool:
+        op, done = self.current[BUFFER], self.done[1]
+        waiting = self.current[ARRAY] is not None
+        if waiting:
+            if array > now:
+                self._count_waiting(now)
+            else:
+                self._count_waiting(now - 1)
+                self.stalls[REFRESH if self.refreshing or self.candidate[0] == self.code_ref else COMMAND_BUS] += 1
+                self.counted = now + 1
+        self._issue(op, op.code, op.instances[done % len(op.instances)], now, done)
+        self.done[1] = done = done + 1
+        if waiting:
+            self._find_key(ARRAY, *self.candidate)
+        if done == op.count:
+            self._finish(BUFFER, now)
+            return True
+        self._find_key(BUFFER, op.code, op.instances[done % len(op.instances)])
+        return False
+
+    def _issue_array(self, now: int) -> bool:
+        op, done = self.current[ARRAY], self.done[0]
+        self._count_waiting(now - 1)
+        code, instance = self.candidate
+        self.stalls[self.issue_stall[code]] += 1
+        self.counted = now + 1
+        self._issue(op, code, instance, now, done)
+        if self.current[BUFFER] is not None:
+            other, index = self.current[BUFFER], self.done[1]
+            self._find_key(BUFFER, other.code, other.instances[index % len(other.instances)])
+        if self.refreshing:
+            self._refresh_issued(op, now)
+            return True  # the next refresh may be due before the horizon
+        if self.deciding:
+            if self.observer is not None:
+                self.observer.not_refreshed(now - self.due)
+            self.deciding = False
+        self.done[0] = done = done + 1
+        if done == op.count:
+            self._finish(ARRAY, now)
+            return True
+        self._set_candidate(op.code, op.instances[done % len(op.instances)])
+        return False
+
+    def _refresh_issued(self, op: Op, now: int) -> None:
+        self.due += self.interval
+        self.refreshing, self.deciding = False, True
+        self.deciding_since = now + 1
+        self._set_candidate(op.code, op.instances[0])
+        if now + 1 >= self.due:
+            self._start_refresh(now + 1)
+
+    def _issue(self, op: Op, code: int, instance: int, now: int, done: int) -> None:
+        base, ready = now << TAG_BITS, self.ready
+        for slot, value in self.table.push[code][instance]:
+            if base + value > ready[slot]:
+                ready[slot] = base + value
+        for window in self.table.windows[code]:
+            self._slide(window, now)
+        if code in self.bank_masks:
+            mask = self.bank_masks[code][instance]
+            self.open_banks = self.open_banks | mask if code in self.opening else self.open_banks & ~mask
+        # One command per cycle on the bus: no row says it.
+        self.from_cycle[0] = max(self.from_cycle[0], now + 1)
+        self.from_cycle[1] = max(self.from_cycle[1], now + 1)
+        if self.log is not None:
+            self.log.command(op, code, instance, now, done)
+
+    def _slide(self, window, now: int) -> None:
+        first, last = window.first, window.first + window.depth
+        self.recent[first:last] = [*self.recent[first + 1 : last], now]
+        oldest = self.recent[first]
+        if oldest >= 0:
+            value = (oldest << TAG_BITS) + window.value
+            for slot in window.slots:
+                self.ready[slot] = max(self.ready[slot], value)
+
+    # --- stall accounting ---
+    def _count_waiting(self, last: int) -> None:
+        """Cycles up to `last` belong to the constraint for which the array's candidate waits."""
+        if last >= self.counted:
+            self.stalls[self.wait_stall[self.candidate[0]][self.key[0] & TAG_MASK]] += last + 1 - self.counted
+            self.counted = last + 1
+
+    def _count_idle(self, last: int) -> None:
+        if last >= self.counted:
+            self.stalls[self.idle_stall] += last + 1 - self.counted
+            self.counted = last + 1
+
+    def account(self, last: int) -> None:
+        """Gives every cycle up to `last` a reason (all events up to `last` have happened)."""
+        if self.current[ARRAY] is None:
+            self._count_idle(last)
+        else:
+            self._count_waiting(last)
+
+    def _idle_reason(self) -> int:
+        queue = self.queues[ARRAY]
+        if queue:
+            for source, reason in _WAITS:
+                if source in queue[0].waits and not self.tokens[4 * source]:
+                    return reason
+            return CONTROL
+        for source, reason in _WAITS:
+            if self.queues[source] or self.current[source] is not None or self.pending[source]:
+                return reason
+        return CONTROL
+
+
+_CONTROL = {
+    "HALT": Core._halt, "BARRIER": Core._barrier, "GEOM": Core._geom, "SETA": Core._seta, "ADDA": Core._adda,
+    "LOOP": Core._loop, "ENDLOOP": Core._endloop,
+}  # fmt: skip
+
+
+class Log:
+    """Trace of one run: DRAM commands and macro-commands in the order of the result's dtypes."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.rows: deque[int] = deque()  # row operands of the queued array commands
+        self.row = 0
+        self.loaded = [0] * 4
+        self.commands: list[tuple[int, int, int, int, int]] = []
+        self.macros: list[tuple[int, int, int, int, int]] = []
+        self._columns: dict[int, list[int]] = {}
+
+    def load(self, engine: int, now: int) -> None:
+        self.loaded[engine] = now
+        if engine == ARRAY:
+            self.row = self.rows.popleft()
+
+    def finish(self, engine: int, op: Op, last: int, complete: int) -> None:
+        self.macros.append((engine, op.opcode, self.loaded[engine], last, complete))
+
+    def command(self, op: Op, code: int, instance: int, now: int, done: int) -> None:
+        if code != op.code:  # a refresh before an OPEN
+            self.commands.append((now, code, 0, 0, 0))
+            return
+        columns = self._columns.get(op.index)
+        if columns is None:
+            columns = self._columns[op.index] = self.decoder.columns_of(op)
+        row = self.row if op.name == "OPEN" else 0
+        self.commands.append((now, code, instance, row, columns[done]))
