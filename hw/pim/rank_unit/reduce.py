@@ -73,15 +73,15 @@ class BankLevel(wiring.Component):
         m = Module()
         width = self.machine.slots_per_burst
         held, new, target = slices(self.o, 32), slices(self.i, 32), []
+        keep = Mux(self.tag.context, self.tag.first_bank, ~self.pair)
         for k, value in enumerate(new):
             chip, u = divmod(k, width)
-            a, b, keep = held[k], value, self.tag.first_bank
+            a, b = held[k], value
             if chip < self.machine.chips // 2:
                 # The same adder serves chip pairs and banks.
                 pair = 2 * chip * width + u
                 a = Mux(self.tag.context, a, new[pair])
                 b = Mux(self.tag.context, b, new[pair + width])
-                keep = Mux(self.tag.context, keep, ~self.pair)
             target.append(Mux(keep, value, add(m, a, b, f"add{k}")))
         with m.If(self.en):
             m.d.sync += self.o.eq(Cat(target))

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from bankside.hw.pim.rank_unit.host import HostEngine
 from bankside.hw.pim.rank_unit.normalise import NormaliseUnit
+from bankside.hw.pim.rank_unit.permute import chip_bits
 from bankside.hw.pim.rank_unit.ports import (
     burst_layout,
     field_width,
@@ -70,6 +71,11 @@ class RankUnit(wiring.Component):
         header word that is the head's k in the low 8 bits of every chip's slice. For WRSBP at t:
         en in t+WL-1.
 
+    Raises
+    ------
+    ConfigError
+        The rank has one chip: there is nothing to reduce or to re-layout.
+
     Ref: docs/pim.md sections 2 to 6.
     """
 
@@ -98,6 +104,7 @@ class RankUnit(wiring.Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        chip_bits(machine)  # refuses a number of chips that the tree and the skew cannot serve
         burst = machine.chips * machine.slice_bits
         staging = field_width("WR", "stage")
         super().__init__(
