@@ -79,6 +79,8 @@ def _describe(model: type[BaseModel], problem: typing.Any, locations: Locations)
         value = problem["input"]
         choices = [str(choice) for choice in _choices(info)]
         text = f"is {_shown(value)}{nearest(str(value), choices)}; expected {_expected(info)}"
+    elif kind == "string_type":
+        text = f"is {_shown(problem['input'])}; expected text, in quotes"
     else:
         text = f"is {_shown(problem['input'])}; {problem['msg']}"
     return f"{where}: {key}: {text}"

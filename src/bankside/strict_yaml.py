@@ -16,7 +16,6 @@ from bankside.errors import BanksideError, ConfigError
 
 KeyPath = tuple[str | int | float | bool | None, ...]
 
-_TEXT_TAG = "tag:yaml.org,2002:str"
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _PREFIXED = re.compile(r"[-+]?0(x[0-9a-fA-F]+|o[0-7]+|b[01]+)$")
 _REAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$")
@@ -24,11 +23,14 @@ _SPECIAL = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 # What YAML 1.1 reads as something else than it looks: (pattern, what it would become).
 _TRAPS = (
-    (re.compile(r"(yes|no|on|off|y|n)$", re.IGNORECASE), "a truth value in YAML 1.1"),
+    (re.compile(r"(yes|no|on|off)$", re.IGNORECASE), "a truth value in YAML 1.1"),
     (re.compile(r"(true|false|null)$", re.IGNORECASE), "a truth value or null in odd spelling"),
     (re.compile(r"[-+]?0[0-9_]+$"), "an octal number in YAML 1.1"),
     (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$"), "a base-60 number in YAML 1.1"),
-    (re.compile(r"[-+]?(0[xob])?[0-9][0-9a-fA-F]*(_[0-9a-fA-F]+)+$"), "a number with underscores"),
+    (
+        re.compile(r"[-+]?([0-9]+|0x[0-9a-fA-F]+|0b[01]+)(_[0-9a-fA-F]+)+$"),
+        "a number with underscores in YAML 1.1",
+    ),
 )
 
 
