@@ -125,6 +125,16 @@ class Machine:
     def refresh_interval(self) -> int:
         return self.std.params["nREFI"]
 
+    @functools.cached_property
+    def completions(self) -> dict[str, int]:
+        """Command -> cycles from its engine's last action to its completion (docs/pim.md section 4)."""
+        reduced = self.read_latency + (self.tree_levels + 1) * self.step
+        return {
+            "OPEN": 0, "CLOSE": 0, "REF": 0, "WRR": 0, "MAC": 3 * self.mac_period, "WR": self.write_latency,
+            "RD": self.read_latency, "LDSB": self.mac_period + 1, "WRSBQ": self.write_latency, "WRSBP": self.write_latency,
+            "RDRBS": reduced, "RDRBC": reduced, "SFM": 0, "NORM": 0, "HWR": 0, "HRD": 0,
+        }
+
     # --- PIM sizes ---
     @property
     def lanes(self) -> int:

@@ -355,14 +355,17 @@ class _Attention:
                    wait="buffer", signal="buffer")
 
     def _send_probabilities(self, chunk: int) -> None:
+        # The shared-buffer half is free when the context of chunk - 2 is done. The read-out of chunk + 1, which comes first,
+        # waits for later work of the array; only the last chunk has no such read-out.
         half = chunk % 2
-        self.b.WRSBP(prob=self.prob[half], sb=self.sb_prob[half], kbuf=half, groups=self._groups(chunk), wait="rank",
+        wait = ("rank", "array") if 2 <= chunk == self.chunks - 1 else ("rank",)
+        self.b.WRSBP(prob=self.prob[half], sb=self.sb_prob[half], kbuf=half, groups=self._groups(chunk), wait=wait,
                      signal="array")
 
     def _context(self, chunk: int) -> None:
         b, lay, half = self.b, self.lay, chunk % 2
         col = self._open(self.v_row, chunk)
         b.WRR(mode="acc", kbuf=half, rescale=1, sb=self.sb_prob[half], rb=0, cpt=lay.cpt)
-        signal = {"signal": "buffer"} if chunk == self.chunks - 1 else {}
+        signal = {"signal": "buffer"} if chunk in (self.chunks - 3, self.chunks - 1) else {}
         b.MAC(col=col, count=self._slots(chunk) * lay.cpt, wait="buffer", **signal)
         b.CLOSE(mode="all")

@@ -37,7 +37,7 @@ class PimTop(wiring.Component):
         controller, unit, rank = (part.signature.members for part in (self._controller, self._unit, self._rank))
         super().__init__({
             **{name: controller[name] for name in (
-                "program_en", "program_addr", "program_data", "start", "ready", "running", "done", "error", "pc", "cycle",
+                "refresh", "program_en", "program_addr", "program_data", "start", "ready", "running", "done", "error", "pc", "cycle",
                 "counts", "load", "loaded", "last")},
             "host_in": unit["host_in"], "host_out": unit["host_out"], "violation": rank["violation"],
             "trace_valid": Out(1), "trace_command": controller["command"],
@@ -50,7 +50,7 @@ class PimTop(wiring.Component):
         m.submodules.rank = rank = self._rank
         wiring.connect(m, wiring.flipped(self.host_in), unit.host_in)
         wiring.connect(m, unit.host_out, wiring.flipped(self.host_out))
-        for name in ("program_en", "program_addr", "program_data", "start"):
+        for name in ("refresh", "program_en", "program_addr", "program_data", "start"):
             m.d.comb += getattr(controller, name).eq(getattr(self, name))
         for name in ("ready", "running", "done", "error", "pc", "cycle", "counts", "load", "loaded", "last"):
             m.d.comb += getattr(self, name).eq(getattr(controller, name))

@@ -32,16 +32,13 @@ class Refresh(wiring.Component):
 
     def __init__(self, machine: Machine) -> None:
         self._interval = machine.refresh_interval
-        self._enabled = machine.refresh
-        super().__init__({"start": In(1), "running": In(1), "taken": In(1), "due": Out(1)})
+        super().__init__({"enable": In(1), "start": In(1), "running": In(1), "taken": In(1), "due": Out(1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        if not self._enabled:
-            return m
         elapsed, owed = Signal(range(self._interval)), Signal(6)
         wrap = Signal()
-        m.d.comb += [wrap.eq(self.running & (elapsed == self._interval - 1)), self.due.eq(owed != 0)]
+        m.d.comb += [wrap.eq(self.running & (elapsed == self._interval - 1)), self.due.eq(self.enable & (owed != 0))]
         with m.If(self.running):
             m.d.sync += elapsed.eq(elapsed + 1)
         with m.If(wrap):
@@ -57,6 +54,8 @@ class ArrayEngine(wiring.Component):
 
     Members
     -------
+    refresh : In
+        Refresh in time (constant while a program runs).
     load, word : In
         Take a command (the engine is not busy).
     want, command, kind : Out
@@ -72,7 +71,7 @@ class ArrayEngine(wiring.Component):
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         super().__init__({
-            "start": In(1), "running": In(1), "load": In(1), "word": In(WORD), "busy": Out(1), "want": Out(1),
+            "refresh": In(1), "start": In(1), "running": In(1), "load": In(1), "word": In(WORD), "busy": Out(1), "want": Out(1),
             "command": Out(command_layout(machine)), "kind": Out(Kind), "issued": In(1), "last": Out(1),
             "opcode": Out(6), "signal": Out(4), "stage": Out(STAGE_BITS),
         })
@@ -84,7 +83,7 @@ class ArrayEngine(wiring.Component):
         m.submodules.refresh = refresh = Refresh(machine)
         open_banks, refreshing = Signal(machine.banks), Signal()
         m.d.comb += [
-            refresh.start.eq(self.start), refresh.running.eq(self.running),
+            refresh.enable.eq(self.refresh), refresh.start.eq(self.start), refresh.running.eq(self.running),
             refresh.taken.eq(self.issued & refreshing),
             self.want.eq(self.busy), self.opcode.eq(view(SPEC, "MAC", word).opcode),
             self.signal.eq(view(SPEC, "MAC", word).signal),

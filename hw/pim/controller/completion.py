@@ -8,17 +8,6 @@ from amaranth.lib.wiring import In, Out
 
 from bankside.hw.lib.delay import DelayLine
 from bankside.hw.pim.controller.dispatch import ENGINES, gifts_layout
-from bankside.isa.machine import Machine
-
-
-def latencies(machine: Machine) -> dict[str, int]:
-    """Command -> cycles from the engine's last action to the completion."""
-    read, write, period = machine.read_latency, machine.write_latency, machine.mac_period
-    reduced = read + (machine.tree_levels + 1) * machine.step
-    return {
-        "OPEN": 0, "CLOSE": 0, "REF": 0, "WRR": 0, "MAC": 3 * period, "WR": write, "RD": read, "LDSB": period + 1,
-        "WRSBQ": write, "WRSBP": write, "RDRBS": reduced, "RDRBC": reduced, "SFM": 0, "NORM": 0, "HWR": 0, "HRD": 0,
-    }
 
 
 class Completions(wiring.Component):
@@ -27,7 +16,7 @@ class Completions(wiring.Component):
     Parameters
     ----------
     kinds : mapping
-        Command name -> latency in cycles. Commands of equal latency share a delay line.
+        Opcode -> latency in cycles (`Machine.completions`). Commands of equal latency share a delay line.
 
     Members
     -------

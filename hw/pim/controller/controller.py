@@ -8,7 +8,7 @@ from bankside.hw.dram.timers import IssueTimers
 from bankside.hw.lib.delay import DelayLine
 from bankside.hw.pim.controller.array_engine import ArrayEngine
 from bankside.hw.pim.controller.buffer_engine import BufferEngine
-from bankside.hw.pim.controller.completion import Completions, latencies
+from bankside.hw.pim.controller.completion import Completions
 from bankside.hw.pim.controller.dispatch import ENGINES, Dispatch
 from bankside.hw.pim.controller.frontend import SPEC, Frontend
 from bankside.hw.pim.controller.stalls import ARRAY, BUFFER, COUNTER_BITS, HOST, RANK, StallCounters
@@ -59,6 +59,8 @@ class Controller(wiring.Component):
     -------
     program_en, program_addr, program_data, start, done, running, error, pc, cycle :
         Of the front end.
+    refresh : In
+        Refresh in time; constant while a program runs.
     ready : Out
         No program runs, nothing is pending and no DRAM constraint is left over: a new program may start.
     command_valid, command : Out
@@ -83,7 +85,7 @@ class Controller(wiring.Component):
         super().__init__({
             **{name: front[name] for name in ("program_en", "program_addr", "program_data", "start", "geometry", "running",
                                               "done", "error", "pc", "cycle")},
-            "ready": Out(1), "command_valid": Out(1), "command": Out(command_layout(machine)),
+            "refresh": In(1), "ready": Out(1), "command_valid": Out(1), "command": Out(command_layout(machine)),
             "stage_en": Out(1), "stage_address": Out(staging), "prob_en": Out(1), "prob_address": Out(prob),
             "write_probability": Out(1), "read_valid": Out(1), "read_info": Out(burst_layout(machine)), "read_out": Out(1),
             "read_out_address": Out(staging), "host_start": Out(1), "host_command": Out(host_layout(machine)),
@@ -108,7 +110,7 @@ class Controller(wiring.Component):
             dispatch.push.eq(front.push), dispatch.word.eq(front.word), dispatch.clear.eq(self.start),
             self.geometry.eq(front.geometry), self.running.eq(front.running), self.done.eq(front.done),
             self.error.eq(front.error), self.pc.eq(front.pc), self.cycle.eq(front.cycle),
-            array.start.eq(self.start), array.running.eq(front.running), buffer.geometry.eq(front.geometry),
+            array.start.eq(self.start), array.refresh.eq(self.refresh), array.running.eq(front.running), buffer.geometry.eq(front.geometry),
         ]
         active = self._connect_engines(m, dispatch, array, buffer)
         m.d.comb += [front.idle.eq(active == 0), self.ready.eq(~front.running & (active == 0) & leftover.quiet)]
@@ -126,9 +128,9 @@ class Controller(wiring.Component):
 
     def _connect_engines(self, m: Module, dispatch: Dispatch, array: ArrayEngine, buffer: BufferEngine) -> Signal:
         """Loads, busy flags, completions; returns the mask of active engines."""
-        delay, active = latencies(self._machine), Signal(ENGINES)
+        delay, active = self._machine.completions, Signal(ENGINES)
         for index, (engine, name) in enumerate(((array, "array"), (buffer, "buffer"))):
-            kinds = {SPEC.by_opcode[code].opcode: delay[SPEC.by_opcode[code].name] for code in opcodes(SPEC, name)}
+            kinds = {code: delay[SPEC.by_opcode[code].name] for code in opcodes(SPEC, name)}
             m.submodules[f"completions_{name}"] = completions = Completions(kinds)
             m.d.comb += [
                 engine.load.eq(dispatch.load[index]), engine.word.eq(dispatch.command[index]),
