@@ -1,5 +1,7 @@
+# amaranth: UnusedElaboratable=no
 """The whole rank unit in Amaranth's simulator: exact bits, exact cycles."""
 
+import contextlib
 import random
 import sys
 from pathlib import Path
@@ -10,8 +12,9 @@ from amaranth.sim import Simulator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cosim" / "benches"))
 
-from rank_reference import MOODS, Geometry, make_machine
-from rank_scenarios import RankDriver, attention_scenario, relayout_scenario
+from rank_reference import Geometry, make_machine
+from rank_scenarios import CHUNKS, RankDriver, attention_scenario, relayout_scenario
+from rank_twins import TWINS, Twin
 
 from bankside.errors import ConfigError
 from bankside.hw.lib.unit import flat_ports
@@ -64,20 +67,43 @@ def test_relayout(shape, nhc_log2):
     simulate(RankUnit(machine), machine, geometry, relayout_scenario, nhc_log2)
 
 
-CHUNKS = [(mood, i == 0, 1 + (i & 1), 3 * i) for i, mood in enumerate(MOODS)]
-
-
 @pytest.mark.parametrize("shape", [DDR4, DDR5], ids=["ddr4", "ddr5"])
 @pytest.mark.parametrize(("nhc_log2", "lanes"), [(0, 2), (1, 1)])
 def test_attention(shape, nhc_log2, lanes):
     machine = make_machine(**shape, lanes=lanes)
-    geometry = Geometry(nhc_log2, 2, lanes)
-    chunks = CHUNKS[:3] if shape is DDR5 else CHUNKS
+    steps = set()
 
     async def scenario(driver):
-        await attention_scenario(driver, chunks)
+        await attention_scenario(driver)
+        steps.update(driver.reference.steps)
 
-    simulate(RankUnit(machine), machine, geometry, scenario, 7 + nhc_log2)
+    simulate(RankUnit(machine), machine, Geometry(nhc_log2, 2, lanes), scenario, 7 + nhc_log2)
+    # A chunk that raises the maximum a little, one by too much for 8 bits, one not at all.
+    assert any(1 <= k < 30 for k in steps) and {0, 255} <= steps, steps
+
+
+@pytest.mark.parametrize("nhc_log2", [0, 1, 2, 3])
+def test_attention_full_width(nhc_log2):
+    machine = make_machine(chips=8, groups=4, per_group=4, lanes=1)
+
+    async def scenario(driver):
+        await attention_scenario(driver, CHUNKS[:2])
+
+    simulate(RankUnit(machine), machine, Geometry(nhc_log2, 8, 1), scenario, nhc_log2)
+
+
+SCENARIOS = {"attention": attention_scenario, "relayout": relayout_scenario}
+
+
+@pytest.mark.parametrize("name", [None, *TWINS])
+def test_twin_is_noticed(name):
+    machine = make_machine(**DDR4, lanes=2)
+    scenarios = [TWINS[name][2]] if name else SCENARIOS
+    for scenario in scenarios:
+        # A faithful copy passes, so the wrapping itself is not what a scenario notices.
+        with pytest.raises(AssertionError) if name else contextlib.nullcontext():
+            geometry = Geometry(int(scenario == "relayout"), 2, 2)
+            simulate(Twin(machine, name), machine, geometry, SCENARIOS[scenario], 3)
 
 
 def test_refuses_one_chip():

@@ -128,9 +128,7 @@ class Relayout(wiring.Component):
         self.machine = machine
         self.inverse = inverse
         burst, bits = machine.chips * machine.slice_bits, chip_bits(machine)
-        super().__init__(
-            {"i": In(burst), "group": In(3), "amount": In(bits), "o": Out(burst)}
-        )
+        super().__init__({"i": In(burst), "group": In(3), "amount": In(bits), "o": Out(burst)})
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -5,7 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 
-from bankside.hw.arith.fp32 import Fp32Add
+from bankside.hw.arith.fp32 import Fp32Add, order_key
 from bankside.hw.lib.unit import Unit
 from bankside.hw.pim.rank_unit.permute import chip_bits, slices
 from bankside.hw.pim.rank_unit.ports import LANE_BITS, burst_layout, field_width
@@ -169,8 +169,7 @@ class ChunkMaximum(wiring.Component):
             best = Mux(self.tag.first_of_lane, 0, old.data[32 * head : 32 * head + 32])
             for u, score in enumerate(slices(scores, 32)):
                 key, larger = Signal(32, name=f"key{head}_{u}"), Signal(32, name=f"max{head}_{u}")
-                ordered = Mux(score[31], ~score, score | 1 << 31)
-                m.d.comb += key.eq(Mux(self.tag.valid[u], ordered, 0))
+                m.d.comb += key.eq(Mux(self.tag.valid[u], order_key(score), 0))
                 m.d.comb += larger.eq(Mux(key > best, key, best))
                 best = larger
             heads.append(best)

@@ -5,6 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from bankside.hw.arith.exp2 import INTEGER, CeilInt, Exp2ToFp16, SoftmaxDistance
+from bankside.hw.arith.fp32 import order_unkey
 from bankside.hw.pim.rank_unit.permute import slices
 from bankside.hw.pim.rank_unit.ports import LANE_BITS
 from bankside.isa.machine import Machine
@@ -50,7 +51,7 @@ class MaximumStep(wiring.Component):
         grows = Signal()
         distance = Signal(SCORE_INT_BITS)
         m.d.comb += [
-            ceil.s.eq(Mux(self.order_key[31], self.order_key & 0x7FFFFFFF, ~self.order_key)),
+            ceil.s.eq(order_unkey(self.order_key)),
             grows.eq(ceil.ceil > self.old),
             self.new.eq(Mux(self.first | grows, ceil.ceil, self.old)),
             distance.eq(Mux(grows, ceil.ceil - self.old, 0)),

@@ -73,6 +73,7 @@ class Reference:
         self.probability: dict[int, list[list[int]]] = {}
         self.m: dict[tuple[int, int], int] = {}
         self.l: dict[tuple[int, int], int] = {}
+        self.steps: set[int] = set()  # k of every chunk but the first
         self.out: dict[int, list[list[int]]] = {}
 
     @property
@@ -120,6 +121,7 @@ class Reference:
                 m = new if first else max(old, new)
                 k = 255 if first else min(m - old, 255)
                 self.probability[base][h][0] = k
+                self.steps |= set() if first else {k}
                 total = 0
                 for g in range(groups):
                     for n in range(mc.banks):
@@ -173,27 +175,28 @@ class Scores:
 
     rng: random.Random
     mood: str = "usual"
-    constant: int = field(init=False)
+    centre: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.constant = fp32(self.rng.uniform(-9, 9))
+        self.centre = self.rng.uniform(-9, 9)
 
     def value(self) -> int:
         """One FP32 number (normal or +0)."""
         rng = self.rng
         if self.mood == "equal":
-            return self.constant
+            return fp32(self.centre)
         if self.mood == "dominant":
             return fp32(30000.5) if rng.random() < 0.02 else fp32(-rng.uniform(1, 1e4))
         if self.mood == "negative":
             return fp32(-rng.uniform(1e3, 1e11))
         if self.mood == "zero":
             return 0 if rng.random() < 0.7 else fp32(rng.uniform(-1e-3, 1e-3))
-        return fp32(rng.gauss(0, 6))
+        return fp32(rng.gauss(self.centre, 4))
 
-    def burst(self, machine: Machine) -> list[list[int]]:
-        """[chip][slot]."""
-        return [[self.value() for _ in range(machine.slots_per_burst)] for _ in range(machine.chips)]
+    def burst(self, machine: Machine, exists: tuple[bool, ...] = ()) -> list[list[int]]:
+        """[chip][slot]; slots that do not exist hold a large number, which must not matter."""
+        alive = exists or (True,) * machine.slots_per_burst
+        return [[self.value() if a else fp32(1e6) for a in alive] for _ in range(machine.chips)]
 
 
 MOODS = ("usual", "equal", "dominant", "negative", "zero")

@@ -166,7 +166,11 @@ class RankDriver:
         for lane in range(self.geometry.lanes):
             for g in range(groups):
                 for n in range(mc.banks):
-                    values = scores.burst(mc)
+                    tokens = (
+                        (g * mc.slots_per_burst + u) * mc.banks + mc.visit(n)
+                        for u in range(mc.slots_per_burst)
+                    )
+                    values = scores.burst(mc, tuple(token < valid for token in tokens))
                     address = score + (lane * groups + g) * mc.banks + n
                     await self.burst(
                         values, context=0, address=address, lane=lane, group=g, bank=mc.visit(n),
@@ -253,11 +257,16 @@ async def relayout_scenario(driver: RankDriver) -> None:
             assert have.tolist() == want, f"layout {layout} burst {i} of HRD: {have} != {want}"
 
 
-async def attention_scenario(driver: RankDriver, chunks) -> None:
-    """Chunks of scores with softmax, then context sums, normalised.
+#: (mood, first chunk of a sequence, slot groups, tokens at the end that do not exist)
+CHUNKS = (
+    ("usual", True, 1, 3), ("usual", False, 2, 9), ("dominant", False, 1, 1),
+    ("negative", True, 1, 0), ("negative", False, 1, 2), ("usual", False, 1, 5),
+    ("equal", True, 2, 0), ("zero", True, 1, 100), ("usual", False, 1, 0), ("usual", False, 1, 0),
+)  # fmt: skip
 
-    chunks : (mood, first, groups, missing) each; `missing` tokens of the chunk do not exist.
-    """
+
+async def attention_scenario(driver: RankDriver, chunks=CHUNKS) -> None:
+    """Chunks of scores with softmax, then context sums, normalised."""
     mc, rng = driver.machine, driver.rng
     for i, (mood, first, groups, missing) in enumerate(chunks):
         tokens = groups * mc.slots_per_burst * mc.banks
