@@ -10,7 +10,7 @@ WAVES  ?=
 
 PY       := $(VENV)/bin/python
 BANKSIDE := $(PY) -m bankside
-PYTEST   := $(PY) -m pytest -n 2 -q
+PYTEST   := $(PY) -m pytest -n 2
 STAMP    := $(VENV)/.bankside-installed
 
 .DEFAULT_GOAL := run

@@ -30,7 +30,7 @@ def source_files(folder: Path, follow: bool = True) -> Iterator[Path]:
 
 
 def python_files() -> list[Path]:
-    """Return every Python file of the project once: the package through its links, then the rest."""
+    """Return every Python file of the project once, those of the package through its links."""
     rest = (source_files(ROOT / folder) for folder in ("tests", "examples", "benchmarks"))
     return [p for files in (source_files(PACKAGE), *rest) for p in files if p.suffix == ".py"]
 
@@ -81,13 +81,18 @@ def test_wheel_holds_every_source_file(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     out.mkdir()
+    # Its suffix is not in package-data, so the comparison below has to notice it.
+    (tree / "hw" / "probe.unlisted").write_text("")
     with tarfile.open(build("build_sdist", tree, out)) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     with zipfile.ZipFile(build("build_wheel", unpacked, out)) as wheel:
         packed = {name for name in wheel.namelist() if name.startswith("bankside/")}
-    sources = {f"bankside/{path.relative_to(PACKAGE)}" for path in source_files(PACKAGE)}
-    assert sources - packed == set(), "add their suffix to package-data in pyproject.toml"
+    source = tree / "src"
+    sources = {str(path.relative_to(source)) for path in source_files(source / "bankside")}
+    missing = sources - packed - {"bankside/hw/probe.unlisted"}
+    assert missing == set(), "add their suffix to package-data in pyproject.toml"
+    assert "bankside/hw/probe.unlisted" not in packed
     assert packed - sources == set()
 
 
