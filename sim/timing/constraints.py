@@ -60,6 +60,7 @@ class Table:
                 self.push[std.code(name)].append(tuple(found.items()))
         self.windows: list[tuple[Window, ...]] = [()] * count
         self.recent = 0
+        self.recent_latency: list[int] = []
         self._add_windows(numbers)
 
     def instances(self, name: str) -> int:
@@ -140,6 +141,7 @@ class Table:
             slots = tuple({numbers["rank", a, 0] for a in after})
             window = Window(row, self.recent, slots)
             self.recent += row.window
+            self.recent_latency += [row.latency] * row.window
             for before in row.preceding:
                 if before in self.scopes:
                     self.windows[self.std.code(before)] += (window,)

@@ -38,6 +38,7 @@ class Core:
 
     def __init__(self, machine: Machine, program: Program, decoder: Decoder | None = None) -> None:
         self.machine = machine
+        self.code = program.instructions()
         self.decoder = decoder or Decoder(machine, program)
         self.table = compile_table(machine.std)
         self.depth = machine.config.pim.queue_depth
@@ -173,9 +174,9 @@ class Core:
 
     # --- front end ---
     def _front_end(self) -> None:
-        if self.pc >= len(self.decoder.code):
+        if self.pc >= len(self.code):
             raise ProgramError(f"command {self.pc}: the program runs past its end; end it with HALT")
-        ins = self.decoder.code[self.pc]
+        ins = self.code[self.pc]
         handler = _CONTROL.get(ins.name)
         if handler is not None:
             handler(self, ins)
@@ -307,6 +308,18 @@ class Core:
     def _set_candidate(self, code: int, instance: int) -> None:
         self.candidate = (code, instance)
         self._find_key(ARRAY, code, instance)
+
+    def refind_keys(self) -> None:
+        """Candidates, their constraints and the idle reason from the rest of the state."""
+        array, buffer = self.current[ARRAY], self.current[BUFFER]
+        if array is None:
+            self.idle_stall = self._idle_reason()
+        elif self.refreshing:
+            self._set_candidate(self.code_ref, 0)
+        else:
+            self._set_candidate(array.code, array.instances[self.done[0] % len(array.instances)])
+        if buffer is not None:
+            self._find_key(BUFFER, buffer.code, buffer.instances[self.done[1] % len(buffer.instances)])
 
     def _start_refresh(self, cycle: int) -> None:
         """From `cycle` on the array's candidate is a refresh."""

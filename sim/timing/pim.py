@@ -5,19 +5,29 @@ The counters sum to cycles + 1: cycles 0 to HALT inclusive belong to one reason 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
 from bankside.sim.timing.core import STALLS, Core, Log
+from bankside.sim.timing.decode import Decoder
+from bankside.sim.timing.skip import Memo, Skipper, timing_key
+
+MAX_MEMOS = 64
 
 
 class PimTiming:
-    """Timing model of one machine. Every run starts at cycle 0 with all banks closed and all constraints expired."""
+    """Timing model of one machine. Every run starts at cycle 0 with all banks closed and all constraints expired.
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    `skipping` False simulates every DRAM command (a trace always does); the result is the same.
+    """
+
+    def __init__(self, machine: Machine, *, skipping: bool = True) -> None:
+        self.machine, self.skipping = machine, skipping
+        self._memos: OrderedDict[tuple, Memo] = OrderedDict()
 
     def run(self, program: Program, *, trace: bool = False) -> Result:
         """Execute `program` without data.
@@ -25,15 +35,32 @@ class PimTiming:
         Returns a Result with `cycles` (cycle in which HALT executes) and `counters`; with `trace` also the DRAM commands
         and the macro-commands. Raises ProgramError on an illegal command, a deadlock or more than 15 tokens.
         """
-        core = Core(self.machine, program)
-        if trace:
-            core.log = Log(core.decoder)
+        core = self._core(program, trace)
         cycles = core.run()
         commands, macros = np.zeros(0, COMMAND_DTYPE), np.zeros(0, MACRO_DTYPE)
         if core.log is not None:
             commands = np.array(core.log.commands, COMMAND_DTYPE)
             macros = np.array(sorted(core.log.macros, key=lambda m: (m[2], m[0])), MACRO_DTYPE)
         return Result(None, cycles, dict(zip(STALLS, core.stalls, strict=True)), commands, macros)
+
+    def _core(self, program: Program, trace: bool) -> Core:
+        if trace or not self.skipping:
+            core = Core(self.machine, program)
+            core.log = Log(core.decoder) if trace else None
+            return core
+        memo = self._memo(program)
+        core = Core(self.machine, program, memo.decoder)
+        core.observer = Skipper(core, memo)
+        return core
+
+    def _memo(self, program: Program) -> Memo:
+        """The memo of programs that behave alike in time; the least recently used one makes room."""
+        key = timing_key(program.instructions())
+        memo = self._memos.pop(key, None) or Memo(Decoder(self.machine, program))
+        self._memos[key] = memo
+        if len(self._memos) > MAX_MEMOS:
+            self._memos.popitem(last=False)
+        return memo
 
     def reset(self) -> None:
         """Nothing to do: no timing state lives on between programs."""
