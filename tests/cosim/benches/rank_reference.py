@@ -69,6 +69,7 @@ class Reference:
     def __init__(self, machine: Machine, geometry: Geometry) -> None:
         self.machine, self.geometry = machine, geometry
         self.score: dict[int, list[list[int]]] = {}
+        self.context: set[int] = set()  # addresses of context words
         self.maximum: dict[tuple[int, int, int], int] = {}
         self.probability: dict[int, list[list[int]]] = {}
         self.m: dict[tuple[int, int], int] = {}
@@ -106,6 +107,7 @@ class Reference:
                 for x, y in zip(total, burst, strict=True)
             ]
         self.score[address] = total
+        self.context.add(address)
 
     def softmax(self, score, prob, groups, buf, valid, first) -> None:
         """SFM."""

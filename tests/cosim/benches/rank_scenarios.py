@@ -5,7 +5,9 @@ and `await tick()`; ports are flat (`host_in__valid`). It checks every cycle aga
 and every bit against `rank_reference`; a difference is an AssertionError.
 """
 
+import itertools
 import random
+from collections.abc import Iterator
 
 from rank_reference import Geometry, Reference, Scores, pack, unpack
 
@@ -141,62 +143,63 @@ class RankDriver:
             for _ in range(self.machine.step - 1):
                 await self.p.tick()
 
-    async def burst(self, values, **info: int) -> None:
-        """One burst of RDRB; the next one may come STEP cycles after it or later."""
+    def burst(self, values, **info: int) -> Iterator[None]:
+        """One burst of RDRB, a cycle per item; the next may come STEP cycles later or more."""
         self.p.set("read_valid", 1)
         self.put("read_info", **info)
         self.p.set("read_data", pack(values, 32))
-        await self.p.tick()
+        yield
         self.p.set("read_valid", 0)
         self.p.set("read_info", 0)
         self.p.set("read_data", self.noise())
         wait = self.machine.step - 1
         wait += self.rng.randrange(1, 2 * self.machine.step) if self.rng.random() < 0.2 else 0
         for _ in range(wait):
-            await self.p.tick()
+            yield
 
-    async def settle(self) -> None:
-        """From STEP cycles after the last burst to the cycle after its completion."""
+    async def play(self, cycles: Iterator[None]) -> None:
+        """Run a command given cycle by cycle, up to the cycle after its completion."""
+        for _ in cycles:
+            await self.p.tick()
+        # From STEP cycles after the last burst to the cycle after its completion.
         for _ in range(self.machine.tree_levels * self.machine.step + 1):
             await self.p.tick()
 
-    async def rdrbs(self, score, groups, buf, valid, scores: Scores) -> None:
-        """RDRBS."""
-        mc = self.machine
+    def rdrbs(self, score, groups, buf, valid, mood) -> Iterator[None]:
+        """RDRBS, a cycle per item."""
+        mc, scores = self.machine, Scores(self.rng, mood)
         for lane in range(self.geometry.lanes):
-            for g in range(groups):
-                for n in range(mc.banks):
-                    tokens = (
-                        (g * mc.slots_per_burst + u) * mc.banks + mc.visit(n)
-                        for u in range(mc.slots_per_burst)
-                    )
-                    values = scores.burst(mc, tuple(token < valid for token in tokens))
-                    address = score + (lane * groups + g) * mc.banks + n
-                    await self.burst(
-                        values, context=0, address=address, lane=lane, group=g, bank=mc.visit(n),
-                        first_of_lane=int(g == n == 0), buf=buf, valid=valid,
-                        first_bank=self.rng.getrandbits(1), last_bank=self.rng.getrandbits(1),
-                    )  # fmt: skip
-                    self.reference.score_burst(address, lane, g, n, buf, valid, values)
-        await self.settle()
+            for g, n in itertools.product(range(groups), range(mc.banks)):
+                tokens = (
+                    (g * mc.slots_per_burst + u) * mc.banks + mc.visit(n)
+                    for u in range(mc.slots_per_burst)
+                )
+                values = scores.burst(mc, tuple(token < valid for token in tokens))
+                address = score + (lane * groups + g) * mc.banks + n
+                self.reference.score_burst(address, lane, g, n, buf, valid, values)
+                yield from self.burst(
+                    values, context=0, address=address, lane=lane, group=g, bank=mc.visit(n),
+                    first_of_lane=int(g == n == 0), buf=buf, valid=valid,
+                    first_bank=self.rng.getrandbits(1), last_bank=self.rng.getrandbits(1),
+                )  # fmt: skip
 
-    async def rdrbc(self, score, count, scores: Scores) -> None:
-        """RDRBC."""
-        mc = self.machine
+    def rdrbc(self, score, count) -> Iterator[None]:
+        """RDRBC, a cycle per item."""
+        mc, scores = self.machine, Scores(self.rng)
         for word in range(self.geometry.lanes * count * 2):
             bursts = [scores.burst(mc) for _ in range(mc.banks)]
+            self.reference.context_word(score + word, bursts)
             for n, values in enumerate(bursts):
-                await self.burst(
+                yield from self.burst(
                     values, context=1, address=score + word, lane=word // (2 * count),
                     first_bank=int(n == 0), last_bank=int(n == mc.banks - 1),
                     first_of_lane=self.rng.getrandbits(1), buf=self.rng.getrandbits(1),
                     group=self.rng.getrandbits(2), bank=mc.visit(n), valid=1,
                 )  # fmt: skip
-            self.reference.context_word(score + word, bursts)
-        await self.settle()
 
     # --- rank ---------------------------------------------------------------------------------
-    async def _rank(self, what: str, cycles: int, **fields: int) -> None:
+    async def _rank(self, what: str, cycles: int, background=(), **fields: int) -> None:
+        background = iter(background)
         await self.expect(f"before {what}", rank_busy=0, rank_done=0)
         self.p.set("rank_start", 1)
         self.put("rank_command", **fields)
@@ -204,16 +207,18 @@ class RankDriver:
         self.p.set("rank_start", 0)
         self.p.set("rank_command", 0)
         for i in range(1, cycles + 1):
+            next(background, None)
             await self.expect(f"{what} cycle {i}", rank_busy=1, rank_done=int(i == cycles))
             await self.p.tick()
         await self.expect(f"after {what}", rank_busy=0, rank_done=0)
+        await self.play(background)
 
-    async def sfm(self, **fields: int) -> None:
-        """SFM, then every word of its blocks against the reference."""
+    async def sfm(self, background=(), **fields: int) -> None:
+        """SFM beside another command, then every word of its blocks against the reference."""
         mc, groups = self.machine, fields["groups"]
         cycles = self.geometry.lanes * (groups * mc.banks + 5) * mc.step
-        await self._rank("SFM", cycles, norm=0, **fields)
         self.reference.softmax(**fields)
+        await self._rank("SFM", cycles, background, norm=0, **fields)
         block = 1 + groups * mc.slots_per_burst * mc.subbanks
         addresses = range(fields["prob"], fields["prob"] + self.geometry.lanes * block)
         for address, word in zip(addresses, await self.probabilities(addresses), strict=True):
@@ -268,18 +273,24 @@ CHUNKS = (
 async def attention_scenario(driver: RankDriver, chunks=CHUNKS) -> None:
     """Chunks of scores with softmax, then context sums, normalised."""
     mc, rng = driver.machine, driver.rng
+    commands = []
     for i, (mood, first, groups, missing) in enumerate(chunks):
         tokens = groups * mc.slots_per_burst * mc.banks
         span = driver.geometry.lanes * groups * mc.banks
         chunk = {
-            "score": rng.randrange(128 - span), "groups": groups, "buf": i & 1,
+            "score": rng.randrange(64 - span) + 64 * (i & 1), "groups": groups, "buf": i & 1,
             "valid": max(1, tokens - missing),
         }  # fmt: skip
-        await driver.rdrbs(**chunk, scores=Scores(rng, mood))
-        block = 1 + groups * mc.slots_per_burst * mc.subbanks
-        prob = rng.randrange(160 - driver.geometry.lanes * block)
-        await driver.sfm(**chunk, prob=prob, first=int(first))
+        commands.append((chunk, mood, first))
     count = min(driver.geometry.cpt, 2)
-    score, out = rng.randrange(16), rng.randrange(16)
-    await driver.rdrbc(score, count, Scores(rng))
-    await driver.norm(score=score, out=out, count=count)
+    context = driver.rdrbc(64 * (len(chunks) & 1) + rng.randrange(16), count)
+    following = [driver.rdrbs(**chunk, mood=mood) for chunk, mood, _ in commands] + [context]
+    await driver.play(following.pop(0))
+    for (chunk, _, first), beside in zip(commands, following, strict=True):
+        block = 1 + chunk["groups"] * mc.slots_per_burst * mc.subbanks
+        prob = rng.randrange(160 - driver.geometry.lanes * block)
+        overlap = rng.random() < 0.6
+        await driver.sfm(beside if overlap else (), **chunk, prob=prob, first=int(first))
+        if not overlap:
+            await driver.play(beside)
+    await driver.norm(score=min(driver.reference.context), out=rng.randrange(16), count=count)
