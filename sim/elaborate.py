@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 import textwrap
+import uuid
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bankside.cache import cache_entry, content_hash
 from bankside.errors import ToolError
 from bankside.hw.lib.unit import ExportPlatform
-from bankside.sim.store import entry
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
@@ -51,41 +54,68 @@ def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
     `ToolError` if synthesis fails.
     """
     text, zeroed = _without_zero_init(to_rtlil(component, name))
-    script = f"{_PASSES}; {_WRITE_VERILOG}"
 
     def make(folder: Path) -> None:
         output = folder / f"{name}.v"
-        _run_yosys(text, script, name, output)
+        _run_yosys(text, _PASSES, name, output, _WRITE_VERILOG)
         output.write_text(_with_zero_loops(output.read_text(), zeroed))
 
-    key = {"rtlil": text, "script": script, "zeroed": sorted(map(list, zeroed))}
-    return entry("verilog", key, make, reuse=cache) / f"{name}.v"
+    recipe = [_PASSES, _WRITE_VERILOG, sorted(map(list, zeroed))]
+    return _cached("verilog", text, recipe, make, cache) / f"{name}.v"
 
 
 def to_json(component: Component, name: str, *, cache: bool = True) -> Path:
     """File with the word-level Yosys JSON netlist of `component`, top module `name`."""
     text = to_rtlil(component, name)
-    script = f"{_JSON_PASSES}; {_WRITE_JSON}"
 
     def make(folder: Path) -> None:
-        _run_yosys(text, script, name, folder / f"{name}.json")
+        _run_yosys(text, _JSON_PASSES, name, folder / f"{name}.json", _WRITE_JSON)
 
-    return entry("netlist", {"rtlil": text, "script": script}, make, reuse=cache) / f"{name}.json"
+    recipe = [_JSON_PASSES, _WRITE_JSON]
+    return _cached("netlist", text, recipe, make, cache) / f"{name}.json"
 
 
-def _run_yosys(rtlil: str, passes: str, top: str, output: Path) -> None:
+def _cached(
+    kind: str, text: str, recipe: list[object], make: Callable[[Path], None], reuse: bool
+) -> Path:
+    key = {
+        "rtlil": content_hash({"text": text}),
+        "recipe": recipe,
+        "pyosys": _pyosys_version(),
+        # A fresh number makes a fresh entry, which leaves files in use elsewhere alone.
+        "again": "" if reuse else uuid.uuid4().hex,
+    }
+    with cache_entry(kind, key) as entry:
+        if not entry.hit:
+            make(entry.path)
+    return entry.path
+
+
+def _pyosys_version() -> str:
+    try:
+        return version("pyosys")
+    except PackageNotFoundError as error:
+        raise ToolError(
+            "the Python package 'pyosys' (Yosys) is missing from this environment; "
+            "install it: python -m pip install 'pyosys>=0.70'"
+        ) from error
+
+
+def _run_yosys(rtlil: str, passes: str, top: str, output: Path, write: str) -> None:
     """Run `passes` in a process of its own: Yosys ends its process on every error."""
     source = output.with_suffix(".il")
     script = output.with_suffix(".ys")
     source.write_text(rtlil)
-    steps = [f"read_rtlil {source}", *passes.format(top=top, output=output).split("; ")]
-    script.write_text("\n".join(steps) + "\n")
+    steps = [f"read_rtlil {source}", *passes.format(top=top).split("; ")]
+    script.write_text("\n".join([*steps, write.format(output=output)]) + "\n")
     code = f"from pyosys import libyosys as y; y.Design().run_pass('script ' + {str(script)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode != 0 or not output.exists():
         log = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        hint = "pip install pyosys" if "pyosys" in log else "report it with the text above"
-        raise ToolError(f"Yosys could not convert {top!r}:\n{textwrap.indent(log, '  ')}\n{hint}")
+        raise ToolError(
+            f"Yosys could not convert {top!r} (exit status {done.returncode}):\n"
+            f"{textwrap.indent(log, '  ')}\nexpected a design that passes `hierarchy -check`"
+        )
     source.unlink()
     script.unlink()
 

@@ -1,0 +1,260 @@
+// Helpers for the C++ shims that drive a Verilated model: clock, ports, memories.
+//
+// A shim is one .cpp file with `extern "C"` functions over a `bankside::Model<V{top}>`;
+// see bankside.sim.rtl.verilate.build_library. Everything here is header-only and needs no VPI.
+#ifndef BANKSIDE_SHIM_H
+#define BANKSIDE_SHIM_H
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "verilated.h"
+#include "verilated_sym_props.h"
+#if defined(VM_TRACE) && VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace bankside {
+
+constexpr uint64_t mask(unsigned bits) {
+    return bits >= 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
+}
+
+// --- Ports -----------------------------------------------------------------------------------
+// A Verilated model trusts its inputs: a value wider than the declared port corrupts memory, and
+// the C++ type (8, 16, 32, 64 bit or words of 32) does not tell the declared width. So every write
+// names the width and is masked to it.
+
+template <typename Port>
+inline void put(Port& port, unsigned bits, uint64_t value) {
+    static_assert(std::is_integral<Port>::value, "wide ports take put_words");
+    port = static_cast<Port>(value & mask(bits));
+}
+
+template <typename Port>
+inline uint64_t get(const Port& port) {
+    static_assert(std::is_integral<Port>::value, "wide ports take get_words");
+    return port;
+}
+
+// Write a port of any width from little-endian 64-bit words, ceil(bits / 64) of them.
+template <typename Port>
+inline void put_words(Port& port, unsigned bits, const uint64_t* words) {
+    if constexpr (std::is_integral<Port>::value) {
+        put(port, bits, words[0]);
+    } else {
+        const unsigned count = (bits + 31) / 32;
+        for (unsigned i = 0; i < count; ++i) {
+            const uint32_t half = static_cast<uint32_t>(words[i / 2] >> (32 * (i % 2)));
+            const unsigned left = bits - 32 * i;
+            port[i] = left >= 32 ? half : half & static_cast<uint32_t>(mask(left));
+        }
+    }
+}
+
+// Read a port of any width into little-endian 64-bit words; bits above `bits` come out as zero.
+template <typename Port>
+inline void get_words(const Port& port, unsigned bits, uint64_t* words) {
+    if constexpr (std::is_integral<Port>::value) {
+        words[0] = port & mask(bits);
+    } else {
+        for (unsigned i = 0; i < (bits + 63) / 64; ++i) words[i] = 0;
+        for (unsigned i = 0; i < (bits + 31) / 32; ++i)
+            words[i / 2] |= uint64_t{port[i]} << (32 * (i % 2));
+        if (bits % 64) words[bits / 64] &= mask(bits % 64);
+    }
+}
+
+// Bits [low, low + count) of a wide port, count <= 64.
+template <typename Port>
+inline uint64_t get_bits(const Port& port, unsigned low, unsigned count) {
+    if constexpr (std::is_integral<Port>::value) {
+        return (uint64_t{port} >> low) & mask(count);
+    } else {
+        uint64_t value = 0;
+        for (unsigned i = 0; i < count;) {
+            const unsigned at = low + i;
+            value |= (uint64_t{port[at / 32]} >> (at % 32)) << i;
+            i += 32 - at % 32;
+        }
+        return value & mask(count);
+    }
+}
+
+// Replace bits [low, low + count) of a wide port, count <= 64; `low + count` must not pass its width.
+template <typename Port>
+inline void put_bits(Port& port, unsigned low, unsigned count, uint64_t value) {
+    if constexpr (std::is_integral<Port>::value) {
+        const uint64_t where = mask(count) << low;
+        port = static_cast<Port>((uint64_t{port} & ~where) | ((value << low) & where));
+    } else {
+        value &= mask(count);
+        for (unsigned i = 0; i < count;) {
+            const unsigned at = low + i, shift = at % 32;
+            const unsigned step = count - i < 32 - shift ? count - i : 32 - shift;
+            const uint32_t where = static_cast<uint32_t>(mask(step)) << shift;
+            port[at / 32] =
+                (port[at / 32] & ~where) | ((static_cast<uint32_t>(value >> i) << shift) & where);
+            i += step;
+        }
+    }
+}
+
+// --- Model -----------------------------------------------------------------------------------
+
+template <typename Top>
+class Model {
+public:
+    std::unique_ptr<VerilatedContext> context;
+    std::unique_ptr<Top> top;
+    uint64_t cycle = 0;  // rising edges since construction
+
+    Model() : context(new VerilatedContext) {
+        context->traceEverOn(VM_TRACE_ON);
+        top.reset(new Top(context.get()));
+        top->clk = 0;
+        top->rst = 0;
+        top->eval();
+    }
+
+    ~Model() {
+        stop_trace();
+        top->final();
+    }
+
+    // Let outputs that depend on inputs without a register follow the inputs written last.
+    void settle() { top->eval(); }
+
+    // One clock period: inputs written before are taken at the rising edge; afterwards outputs show
+    // the new state. Returns with the clock low.
+    void step() {
+        top->clk = 1;
+        top->eval();
+        dump(0);
+        top->clk = 0;
+        top->eval();
+        dump(1);
+        ++cycle;
+    }
+
+    void steps(uint64_t count) {
+        while (count--) step();
+    }
+
+    void reset(unsigned cycles = 1) {
+        top->rst = 1;
+        steps(cycles);
+        top->rst = 0;
+        top->eval();
+    }
+
+    // Waves: VCD with time = clock cycles x 10 (rising edge at 10 c, falling edge at 10 c + 5). Only
+    // a model built with trace=True can; `scope` and `levels` restrict what is written (0 = all).
+    void start_trace(const char* file, int levels = 0) {
+#if defined(VM_TRACE) && VM_TRACE
+        stop_trace();
+        trace_.reset(new VerilatedVcdC);
+        top->trace(trace_.get(), levels ? levels : 99);
+        trace_->open(file);
+        if (!trace_->isOpen()) {
+            trace_.reset();
+            throw std::runtime_error(std::string("cannot write ") + file);
+        }
+#else
+        (void)file;
+        (void)levels;
+        throw std::runtime_error("this model was built without trace=True");
+#endif
+    }
+
+    void stop_trace() {
+#if defined(VM_TRACE) && VM_TRACE
+        if (trace_) trace_->close();
+        trace_.reset();
+#endif
+    }
+
+private:
+#if defined(VM_TRACE) && VM_TRACE
+    static constexpr bool VM_TRACE_ON = true;
+    std::unique_ptr<VerilatedVcdC> trace_;
+    void dump(int half) {
+        if (trace_) trace_->dump(10 * cycle + 5 * half);
+    }
+#else
+    static constexpr bool VM_TRACE_ON = false;
+    void dump(int) {}
+#endif
+};
+
+// --- Memories ---------------------------------------------------------------------------------
+// A memory of any instance, found by its path below the top ("chip0.bank3.ram"); needs the memory in
+// build_library(memories=["module.memory"]). It is plain storage: reads and writes take no clock and
+// are seen by the model at its next eval (a combinational read port needs `settle`).
+
+class Memory {
+public:
+    unsigned width = 0;  // bits per word
+    unsigned depth = 0;  // words
+
+    // `top` is the name of the top module.
+    Memory(const VerilatedContext& context, const std::string& top, const std::string& path) {
+        const size_t dot = path.rfind('.');
+        const std::string above = dot == std::string::npos ? "" : "." + path.substr(0, dot);
+        const std::string name = dot == std::string::npos ? path : path.substr(dot + 1);
+        const VerilatedScope* scope = context.scopeFind(("TOP." + top + above).c_str());
+        VerilatedVar* var = scope ? scope->varFind(name.c_str()) : nullptr;
+        if (!var || var->udims() != 1) throw std::out_of_range("no memory " + path + " in the model");
+        width = static_cast<unsigned>(var->entBits());
+        depth = static_cast<unsigned>(var->elements(1));
+        data_ = static_cast<uint8_t*>(var->datap());
+        // Storage per word: 1, 2, 4, 8 bytes, or whole 32-bit words above 64 bits.
+        bytes_ = width <= 8 ? 1 : width <= 16 ? 2 : width <= 32 ? 4 : 8;
+        if (width > 64) bytes_ = (width + 31) / 32 * 4;
+    }
+
+    // Words in the interface: little-endian, ceil(width / 64) of 64 bits each.
+    unsigned words() const { return (width + 63) / 64; }
+
+    void read(unsigned first, unsigned count, uint64_t* into) const {
+        check(first, count);
+        if (bytes_ == 8) {
+            std::memcpy(into, data_ + 8ull * first, 8ull * count);
+            return;
+        }
+        std::memset(into, 0, 8ull * words() * count);
+        for (unsigned i = 0; i < count; ++i)
+            std::memcpy(into + size_t{words()} * i, data_ + size_t{bytes_} * (first + i), bytes_);
+    }
+
+    void write(unsigned first, unsigned count, const uint64_t* from) {
+        check(first, count);
+        const uint64_t top_mask = mask(width % 64 ? width % 64 : 64);
+        for (unsigned i = 0; i < count; ++i) {
+            const uint64_t* word = from + size_t{words()} * i;
+            uint8_t* place = data_ + size_t{bytes_} * (first + i);
+            // The bits above `width` must stay zero: the model does not mask what it reads.
+            const uint64_t last = word[words() - 1] & top_mask;
+            const size_t whole = 8ull * (words() - 1);
+            std::memcpy(place, word, whole);
+            std::memcpy(place + whole, &last, bytes_ - whole);
+        }
+    }
+
+private:
+    uint8_t* data_ = nullptr;
+    unsigned bytes_ = 0;
+
+    void check(unsigned first, unsigned count) const {
+        if (first > depth || count > depth - first)
+            throw std::out_of_range("memory access beyond " + std::to_string(depth) + " words");
+    }
+};
+
+}  // namespace bankside
+
+#endif
