@@ -89,6 +89,7 @@ class Core:
         self.due = self.interval  # cycle from which one more refresh is pending
         self.deciding = False  # the candidate is an OPEN that would give way to a refresh
         self.deciding_since = 0  # first cycle of that decision
+        self.deciding_keys = (0, 0)  # constraints of activation and refresh in that cycle
         self.refreshing = False  # the candidate is a refresh before an OPEN
         self.stalls = [0] * 10
         self.counted = 0  # cycles below it belong to a reason
@@ -267,11 +268,11 @@ class Core:
         if engine == BUFFER:
             self._find_key(BUFFER, op.code, op.instances[0])
             return
-        self.deciding = op.code in self.opening and not self.open_banks and self.interval < NEVER
-        self.deciding_since = now + 1
         self._set_candidate(op.code, op.instances[0])
-        if self.deciding and now + 1 >= self.due:
-            self._start_refresh(now + 1)
+        if op.code in self.opening and not self.open_banks and self.interval < NEVER:
+            self._decide_from(now + 1)
+            if now + 1 >= self.due:
+                self._start_refresh(now + 1)
 
     def _finish(self, engine: int, now: int) -> None:
         """The last action of the current command happened in cycle `now`."""
@@ -298,12 +299,16 @@ class Core:
             self._consider(target)
 
     # --- DRAM commands ---
-    def _find_key(self, engine: int, code: int, instance: int) -> None:
+    def _latest(self, code: int, instance: int) -> int:
+        """The constraint that a command waits for the longest: expiry and tag."""
         latest, ready = 0, self.ready
         for slot in self.table.pull[code][instance]:
             if ready[slot] > latest:
                 latest = ready[slot]
-        self.key[engine] = latest
+        return latest
+
+    def _find_key(self, engine: int, code: int, instance: int) -> None:
+        self.key[engine] = self._latest(code, instance)
 
     def _set_candidate(self, code: int, instance: int) -> None:
         self.candidate = (code, instance)
@@ -318,6 +323,8 @@ class Core:
             self._set_candidate(self.code_ref, 0)
         else:
             self._set_candidate(array.code, array.instances[self.done[0] % len(array.instances)])
+        if self.deciding:
+            self._decide_from(self.now + 1)
         if buffer is not None:
             self._find_key(BUFFER, buffer.code, buffer.instances[self.done[1] % len(buffer.instances)])
 
@@ -325,7 +332,7 @@ class Core:
         """From `cycle` on the array's candidate is a refresh."""
         self._count_waiting(cycle - 1)
         if self.observer is not None:
-            if cycle == self.due and self.deciding_since < cycle:
+            if cycle == self.due and self.deciding_since < cycle and not self._same_as_refresh(cycle):
                 self.observer.not_refreshed(cycle - 1 - self.due)
             self.observer.refreshed(cycle - self.due)
         self.deciding, self.refreshing = False, True
@@ -397,11 +404,25 @@ class Core:
         self._set_candidate(op.code, op.instances[done % len(op.instances)])
         return False
 
+    def _decide_from(self, cycle: int) -> None:
+        """From `cycle` on the array's candidate, an activation, gives way to a refresh that becomes due."""
+        self.deciding, self.deciding_since = True, cycle
+        self.deciding_keys = (self.key[0], self._latest(self.code_ref, 0))
+
+    def _same_as_refresh(self, cycle: int) -> bool:
+        """Whether the candidate, had it been a refresh since the decision began, would have changed nothing yet.
+
+        So it is in the wait after another refresh: both are blocked, and both count as `refresh`.
+        """
+        key, refresh_key = self.deciding_keys
+        reason = self.wait_stall[self.candidate[0]][key & TAG_MASK]
+        return key == self.key[0] and reason == REFRESH and refresh_key >> TAG_BITS >= cycle
+
     def _refresh_issued(self, op: Op, now: int) -> None:
         self.due += self.interval
-        self.refreshing, self.deciding = False, True
-        self.deciding_since = now + 1
+        self.refreshing = False
         self._set_candidate(op.code, op.instances[0])
+        self._decide_from(now + 1)
         if now + 1 >= self.due:
             self._start_refresh(now + 1)
 

@@ -14,6 +14,7 @@ from bankside.isa.program import Program
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
 from bankside.sim.timing.core import STALLS, Core, Log
 from bankside.sim.timing.decode import Decoder
+from bankside.sim.timing.runs import Runs, compile_pairs
 from bankside.sim.timing.skip import Memo, Skipper, timing_key
 
 MAX_MEMOS = 64
@@ -51,6 +52,8 @@ class PimTiming:
         memo = self._memo(program)
         core = Core(self.machine, program, memo.decoder)
         core.observer = Skipper(core, memo)
+        pairs = compile_pairs(self.machine.std)
+        core.runs = Runs(core, pairs) if pairs.usable else None
         return core
 
     def _memo(self, program: Program) -> Memo:

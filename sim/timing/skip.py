@@ -219,5 +219,4 @@ def restore(core: Core, memo: Memo, state: tuple) -> None:
     core.from_cycle[:] = [now + 1] * 2
     core.done[1] = done
     core.done[0], core.deciding, core.refreshing = array or (0, False, False)
-    core.deciding_since = now + 1
     core.refind_keys()
