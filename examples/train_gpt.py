@@ -1,4 +1,4 @@
-"""Train the two small byte-level language models that ship in `mapping/models/`.
+r"""Train the two small byte-level language models that ship in `mapping/models/`.
 
 PyTorch is needed here and nowhere else: `pip install torch==2.13.0 safetensors` in a separate
 virtual environment. The models are plain Llama decoders (RMSNorm, RoPE in the half-split layout,
@@ -11,7 +11,11 @@ one verse a line without its reference; on Debian or Ubuntu (as root for the fir
     apt-get install bible-kjv
     bible -f "ge1:1-rev22:21" | sed 's/^[^ ]* //' > kjv.txt
     python examples/train_gpt.py --text kjv.txt --model mha --out mapping/models/gpt_mha
-    python examples/train_gpt.py --text kjv.txt --model gqa --out mapping/models/gpt_gqa
+    python examples/train_gpt.py --text kjv.txt --model gqa --start mapping/models/gpt_mha \
+        --rate 0.01 --steps 1200 --out mapping/models/gpt_gqa
+
+The second model starts from the embedding, the feed-forward parts and the gains of the first; its
+attention, whose matrices have other shapes, starts at random.
 
 The seed, the held-out split and the schedule are fixed; the same machine, thread count and
 PyTorch give the same weights. Every 20th block of 8 KiB is held out and never trained on.
@@ -28,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 VOCABULARY = 256
@@ -149,6 +153,16 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, *self.tables)
         return F.linear(self.norm(x), self.embed_tokens.weight)
+
+
+def start_from(model: Decoder, folder: Path) -> None:
+    """Copy every tensor of `folder` that has the name and the shape of a parameter."""
+    known = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            tensor = known.get(f"model.{name}")
+            if tensor is not None and tensor.shape == tuple(parameter.shape):
+                parameter.copy_(torch.from_numpy(tensor).float())
 
 
 def split(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -297,6 +311,7 @@ def save(
         "held_out_bits_per_byte": round(bits, 4),
         "parameters": sum(w.size for w in weights.values()),
         "weights": "float16",
+        "started_from": arguments.start.name if arguments.start else "random weights",
         "steps": arguments.steps,
         "batch": arguments.batch,
         "context": model.shape.context,
@@ -322,6 +337,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--model", choices=sorted(SHAPES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--start", type=Path, help="model folder to take fitting tensors from")
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--batch", type=int, default=8, help="windows of one context per step")
     parser.add_argument("--rate", type=float, default=0.02, help="peak learning rate of Muon")
@@ -338,6 +354,8 @@ def main() -> None:
     text = arguments.text.read_bytes()
     data, held_out = split(np.frombuffer(text, np.uint8))
     model = Decoder(SHAPES[arguments.model])
+    if arguments.start is not None:
+        start_from(model, arguments.start)
     train(model, data, held_out, arguments)
     weights = half_weights(model)
     bits = held_out_bits(model, held_out, len(held_out))
