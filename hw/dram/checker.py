@@ -7,7 +7,7 @@ of the table, so it shares nothing with the down-counters of the controller.
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +15,6 @@ from bankside.hw.dram.ports import PortWidths, instance_of
 from bankside.isa.dram.standard import (
     MAX_REFRESH_INTERVALS,
     Command,
-    Constraint,
     DramStandard,
     State,
 )
@@ -75,14 +74,10 @@ class TimingChecker(wiring.Component):
         )
         touched = self._touched(m, is_command)
         codes = self._state_rules(m, is_command, touched, now)
-        codes += [(self._row_rule(m, r, is_command, touched, now), r.code) for r in self._rows]
+        codes += self._row_rules(m, is_command, touched, now)
         self._verdict(m, codes)
         self._open_rows(m, is_command, touched)
         return m
-
-    @property
-    def _rows(self) -> tuple[Constraint, ...]:
-        return self.std.constraints
 
     def _touched(self, m: Module, is_command: Signal) -> Signal:
         """One bit per bank: the presented command touches it."""
@@ -135,36 +130,72 @@ class TimingChecker(wiring.Component):
         limit = MAX_REFRESH_INTERVALS * self.std.params["nREFI"]
         return self.valid & ~self._one_of(is_command, exempt) & (now - refreshed > limit)
 
-    def _row_rule(
-        self, m: Module, row: Constraint, is_command: Signal, touched: Signal, now: Signal
-    ) -> Value:
-        """The presented command violates `row` in at least one instance that it touches."""
-        preceding = self._one_of(is_command, [self.std.command(p) for p in row.preceding])
-        following = self._one_of(is_command, [self.std.command(f) for f in row.following])
-        early, hits = [], []
-        for instance in range(self.std.instances(row.level)):
-            banks = [
-                b for b in range(self.std.banks) if self.std.instance(row.level, b) == instance
-            ]
-            hit = Cat(touched[b] for b in banks).any()
-            hits.append(hit)
-            early.append(self._is_early(m, row, instance, self.accept & preceding & hit, now))
-        return following & (Cat(early) & Cat(hits)).any()
+    def _row_rules(
+        self, m: Module, is_command: Signal, touched: Signal, now: Signal
+    ) -> list[tuple[Value, int]]:
+        """(violated, code) of every row of the table.
 
-    @staticmethod
-    def _is_early(m: Module, row: Constraint, instance: int, record: Value, now: Signal) -> Value:
-        """Less than `latency` cycles passed since the window-th last recorded command.
-
-        Holds the times of the last `window` commands, newest first, each with a bit "was ever".
+        A bank command looks at the history of its own instance. For a command that touches many
+        instances the newest of them decides, so there are histories per slice and rank as well.
         """
-        name = f"row{row.index}_{instance}"
-        times = [Signal(_TIME_BITS, name=f"{name}_time{i}") for i in range(row.window)]
-        known = Signal(row.window, name=f"{name}_known")
-        with m.If(record):
-            m.d.sync += known.eq(Cat(1, known))
-            for time, newer in zip(times, [now, *times], strict=False):
-                m.d.sync += time.eq(newer)
-        return known[-1] & (now < times[-1] + row.latency)
+        histories: dict[tuple, tuple[Value, Value]] = {}
+        rules = []
+        for row in self.std.constraints:
+            violated = []
+            for scope in ("bank", "slice", "rank"):
+                following = [c for f in row.following if (c := self.std.command(f)).scope == scope]
+                if following:
+                    key = (_view(row.level, scope), row.preceding, row.window)
+                    if key not in histories:
+                        record = self.accept & self._one_of(
+                            is_command, [self.std.command(p) for p in row.preceding]
+                        )
+                        histories[key] = self._history(m, len(histories), key, record, touched, now)
+                    known, time = histories[key]
+                    early = known & (now < time + row.latency)
+                    violated.append(early & self._one_of(is_command, following))
+            rules.append((reduce(or_, violated), row.code))
+        return rules
+
+    def _history(
+        self, m: Module, index: int, key: tuple, record: Value, touched: Signal, now: Signal
+    ) -> tuple[Value, Value]:
+        """ "Ever" and time of the window-th last recorded command in the addressed instance."""
+        level, _, window = key
+        known, oldest = [], []
+        for instance in range(self._instances(level)):
+            name = f"history{index}_{level}{instance}"
+            # Newest first.
+            times = [Signal(_TIME_BITS, name=f"{name}_time{i}") for i in range(window)]
+            ever = Signal(window, name=f"{name}_ever")
+            hit = Cat(touched[b] for b in range(self.std.banks) if self._is_in(level, instance, b))
+            with m.If(record & hit.any()):
+                m.d.sync += ever.eq(Cat(1, ever))
+                for time, newer in zip(times, [now, *times], strict=False):
+                    m.d.sync += time.eq(newer)
+            known.append(ever[-1])
+            oldest.append(times[-1])
+        if len(known) == 1:
+            return known[0], oldest[0]
+        # Signals, because every use of an array element would become a multiplexer of its own.
+        chosen_known = Signal(name=f"history{index}_known")
+        chosen_time = Signal(_TIME_BITS, name=f"history{index}_time")
+        instance = instance_of(self.std, level, self.bank)
+        m.d.comb += [
+            chosen_known.eq(Array(known)[instance]),
+            chosen_time.eq(Array(oldest)[instance]),
+        ]
+        return chosen_known, chosen_time
+
+    def _instances(self, level: str) -> int:
+        if level == "slice":
+            return self.std.geometry.banks_per_group
+        return self.std.instances(level)
+
+    def _is_in(self, level: str, instance: int, bank: int) -> bool:
+        if level == "slice":
+            return bank % self.std.geometry.banks_per_group == instance
+        return self.std.instance(level, bank) == instance
 
     def _verdict(self, m: Module, codes: list[tuple[Value, int]]) -> None:
         """The first violated rule in the order of the codes."""
@@ -187,3 +218,10 @@ class TimingChecker(wiring.Component):
                     m.d.sync += [self.open_mask[index].eq(1), self.open_row[index].eq(self.row)]
                 with m.Elif(closes):
                     m.d.sync += self.open_mask[index].eq(0)
+
+
+def _view(level: str, scope: str) -> str:
+    """Where a command of `scope` looks for the past of a row at `level`."""
+    if scope == "bank" or level == "rank":
+        return level
+    return "slice" if scope == "slice" and level == "bank" else "rank"

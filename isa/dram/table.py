@@ -321,6 +321,11 @@ def _row(
     window = spec.get("window", 1)
     if not isinstance(window, int) or window < 1:
         raise SpecError(f"{where}: window {window!r}; expected 1 or more; correct it")
+    if window > 1 and spec["level"] != "rank":
+        raise SpecError(
+            f"{where}: window {window} at level {spec['level']}; expected the level rank, the "
+            f"only one that has windows; change the row"
+        )
     return Constraint(
         index=index,
         level=spec["level"],

@@ -1,5 +1,5 @@
 // Drives a compiled `CommandProbe` with a list of events in one call (see sim/rtl/dram_device.py).
-#include "Vtop.h"
+#include "Vbankside_dram_probe.h"
 #include "bankside_shim.h"
 
 namespace {
@@ -22,7 +22,7 @@ struct Widths {
 };
 
 struct Probe {
-    bankside::Model<Vtop> model;
+    bankside::Model<Vbankside_dram_probe> model;
     Widths widths;
     uint64_t start = 0;  // model cycle of cycle 0 of the events
 };

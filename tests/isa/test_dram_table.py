@@ -138,6 +138,7 @@ BAD_TABLES = {
     ),
     "fraction": (lambda d: _row(d, 2).update(latency="nCL / 4"), "not a whole number of cycles"),
     "bad window": (lambda d: _row(d, 2).update(window=0), "window 0; expected 1 or more"),
+    "window below the rank": (lambda d: _row(d, 1).update(window=4), "expected the level rank"),
     "duplicate row": (
         lambda d: d["constraints"].append(dict(_row(d, 0))),
         "constraint 20: duplicates row 0",
