@@ -32,8 +32,8 @@ class PimRank(wiring.Component):
     violation : Out, violation_cycle : Out(48)
         Code of the first refused command (0: none so far) and its cycle, counted from reset.
     unrefreshable : Out(1)
-        Sticky: refresh is in use, but some bank was open in each of 8*nREFI cycles in a row, so
-        that none could come.
+        Sticky: some bank was open in each of 8*nREFI cycles in a row, so that no refresh could
+        come. Means nothing where refresh is not in use.
 
     Ref: docs/pim.md sections 5 and 6; codes: `bankside.isa.dram.standard`.
     """
@@ -86,8 +86,6 @@ class PimRank(wiring.Component):
         m.d.sync += now.eq(now + 1)
         with m.If(self.valid & ~checker.accept & (self.violation == 0)):
             m.d.sync += [self.violation.eq(checker.violation), self.violation_cycle.eq(now)]
-        if not self.machine.refresh:
-            return
         limit = MAX_OPEN_INTERVALS * self.machine.refresh_interval
         opened = Signal(range(limit + 1))
         with m.If(checker.open_mask == 0):

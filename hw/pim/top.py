@@ -20,6 +20,8 @@ class PimTop(wiring.Component):
     host_in, host_out : streams of host bursts (C*NE 16-bit elements)
     violation : Out
         Code of the first illegal DRAM command that the device refused, 0 when there was none (sticky).
+    unrefreshable : Out
+        Rows stayed open too long for a refresh to come in time (sticky).
     counts : Out
         Cycles per stall reason, in the order of the command-set specification.
     trace_valid, trace_command : Out
@@ -39,7 +41,7 @@ class PimTop(wiring.Component):
             **{name: controller[name] for name in (
                 "refresh", "program_en", "program_addr", "program_data", "start", "ready", "running", "done", "error", "pc", "cycle",
                 "counts", "load", "loaded", "last")},
-            "host_in": unit["host_in"], "host_out": unit["host_out"], "violation": rank["violation"],
+            "host_in": unit["host_in"], "host_out": unit["host_out"], "violation": rank["violation"], "unrefreshable": rank["unrefreshable"],
             "trace_valid": Out(1), "trace_command": controller["command"],
         })
 
@@ -57,7 +59,8 @@ class PimTop(wiring.Component):
         self._connect_unit(m, controller, unit, rank)
         m.d.comb += [
             rank.valid.eq(controller.command_valid), rank.command.eq(controller.command),
-            self.violation.eq(rank.violation), self.trace_valid.eq(controller.command_valid),
+            self.violation.eq(rank.violation), self.unrefreshable.eq(rank.unrefreshable),
+            self.trace_valid.eq(controller.command_valid),
             self.trace_command.eq(controller.command),
             rank.wdata.eq(Mux(controller.write_probability, unit.prob_data, unit.stage_data)),
         ]

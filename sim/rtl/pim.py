@@ -10,36 +10,37 @@ from numpy.typing import NDArray
 
 from bankside.errors import ProgramError, ToolError
 from bankside.hw.pim.controller.stalls import COUNTER_BITS
-from bankside.hw.pim.layouts import command_layout
+from bankside.hw.pim.layouts import command_codes, command_layout
 from bankside.hw.pim.top import PimTop
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.elaborate import to_verilog
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
-from bankside.sim.rtl.verilate import build_library
+from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_pim_top"
 _SPEC = load_spec("pim")
-_COMMAND_FIELDS = ("code", "bank", "row", "col")
+#: Last field of a DRAM command that the trace shows.
+_LAST_SHOWN = "header"
 
 
 class _Report(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("cycles", "error", "pc", "violation", "taken", "sent", "finished")] + [
+    _fields_ = [(name, ctypes.c_uint64) for name in ("cycles", "error", "pc", "violation", "unrefreshable", "taken", "sent", "finished")] + [
         ("counts", ctypes.c_uint64 * len(_SPEC.stalls))
     ]
 
 
 def _load(machine: Machine, waves: bool) -> ctypes.CDLL:
     layout = command_layout(machine)
-    shown = layout["col"].offset + layout["col"].width
+    shown = layout[_LAST_SHOWN].offset + layout[_LAST_SHOWN].width
     defines = {
         "BURST_BITS": machine.burst_elements * 16, "REASONS": len(_SPEC.stalls), "COUNTER_BITS": COUNTER_BITS,
         "ENGINES": len(_SPEC.engines), "COMMAND_BITS": shown,
     }
     library = build_library(
         to_verilog(PimTop(machine), TOP), TOP, Path(__file__).with_name("pim_shim.cpp"),
-        cxxflags=tuple(f"-D{key}={value}" for key, value in defines.items()), trace=waves,
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines.items())), trace=waves,
     )
     library.pim_new.restype = ctypes.c_void_p
     for name in ("pim_command_count", "pim_macro_count"):
@@ -118,6 +119,8 @@ class PimRtl:
     def _check(self, program: Program, report: _Report, received: int) -> None:
         if report.violation:
             raise ProgramError(f"the DRAM refused a command: violation code {report.violation} (see isa/dram)")
+        if report.unrefreshable and self.machine.refresh:
+            raise ProgramError("rows stayed open for 8 nREFI, so no refresh could come; CLOSE them in between")
         if report.error:
             raise ProgramError(f"command {report.pc}: the front end refuses word {program.words[report.pc]:#018x}")
         if not report.finished:
@@ -128,15 +131,28 @@ class PimRtl:
     def _traces(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         raw = np.zeros((self._library.pim_command_count(self._handle), 2), "<u8")
         self._library.pim_commands(self._handle, _pointer(raw))
-        commands = np.zeros(len(raw), COMMAND_DTYPE)
-        commands["cycle"] = raw[:, 0]
-        layout = command_layout(self.machine)
-        for name in _COMMAND_FIELDS:
-            field = layout[name]
-            commands[name] = raw[:, 1] >> np.uint64(field.offset) & np.uint64((1 << field.width) - 1)
+        commands = self._commands(raw)
         events = np.zeros((self._library.pim_macro_count(self._handle), 2), "<u8")
         self._library.pim_macros(self._handle, _pointer(events))
         return commands, self._macros(events)
+
+    def _commands(self, raw: NDArray[np.uint64]) -> NDArray[np.void]:
+        """Decode the command bus. `col` is the column, or the buffer word where the command addresses a buffer."""
+        layout = command_layout(self.machine)
+
+        def field(name: str) -> NDArray[np.uint64]:
+            place = layout[name]
+            return raw[:, 1] >> np.uint64(place.offset) & np.uint64((1 << place.width) - 1)
+
+        commands = np.zeros(len(raw), COMMAND_DTYPE)
+        commands["cycle"] = raw[:, 0]
+        for name in ("code", "bank", "row"):
+            commands[name] = field(name)
+        codes = command_codes(self.machine)
+        buffer_word = np.where(field("header") == 1, 0, field("sb"))
+        column = np.where(commands["code"] == codes["WRSB"], buffer_word, field("col"))
+        commands["col"] = np.where(commands["code"] == codes["RDRB"], 2 * field("rb") + field("half"), column)
+        return commands
 
     def _macros(self, events: NDArray[np.uint64]) -> NDArray[np.void]:
         """Pair loads with last actions; completions follow from the fixed latencies."""

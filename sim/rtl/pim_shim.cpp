@@ -1,5 +1,6 @@
 // Runs programs on the Verilated `bankside_pim_top`: feeds the host stream, collects outputs, counters and traces.
 //
+// Verilator writes a double underscore of a port name as ___05F.
 // Built with -DBURST_BITS (bits of a host burst), -DREASONS (stall counters), -DCOUNTER_BITS, -DENGINES.
 #include <vector>
 
@@ -31,7 +32,7 @@ struct Machine {
 
 // Everything that a run reports, filled for Python (same order as sim/rtl/pim.py).
 struct Report {
-    uint64_t cycles, error, pc, violation, taken, sent, finished;
+    uint64_t cycles, error, pc, violation, unrefreshable, taken, sent, finished;
     uint64_t counts[REASONS];
 };
 
@@ -54,7 +55,7 @@ extern "C" {
 void* pim_new(int refresh) {
     auto* machine = new Machine;
     machine->model.top->refresh = refresh;
-    machine->model.top->host_out__ready = 1;
+    machine->model.top->host_out___05Fready = 1;
     machine->model.reset(2);
     return machine;
 }
@@ -100,9 +101,9 @@ void pim_run(void* handle, const uint64_t* host_in, uint64_t in_count, uint64_t*
     machine.macros.clear();
     *report = Report{};
     const auto offer = [&] {
-        top.host_in__valid = report->taken < in_count;
-        if (top.host_in__valid)
-            bankside::put_words(top.host_in__payload, BURST_BITS, host_in + report->taken * kBurstWords);
+        top.host_in___05Fvalid = report->taken < in_count;
+        if (top.host_in___05Fvalid)
+            bankside::put_words(top.host_in___05Fpayload, BURST_BITS, host_in + report->taken * kBurstWords);
     };
     offer();
     top.start = 1;
@@ -112,10 +113,10 @@ void pim_run(void* handle, const uint64_t* host_in, uint64_t in_count, uint64_t*
     for (uint64_t cycle = 0; cycle < limit; ++cycle) {
         if (machine.wave_armed && cycle == machine.wave_first) model.start_trace(machine.wave_file.c_str());
         if (trace) record(machine, cycle);
-        if (top.host_out__valid && report->sent < out_capacity)
-            bankside::get_words(top.host_out__payload, BURST_BITS, host_out + report->sent * kBurstWords);
-        report->sent += top.host_out__valid;
-        const bool taken = top.host_in__valid && top.host_in__ready, done = top.done;
+        if (top.host_out___05Fvalid && report->sent < out_capacity)
+            bankside::get_words(top.host_out___05Fpayload, BURST_BITS, host_out + report->sent * kBurstWords);
+        report->sent += top.host_out___05Fvalid;
+        const bool taken = top.host_in___05Fvalid && top.host_in___05Fready, done = top.done;
         model.step();
         if (machine.wave_armed && cycle == machine.wave_last) {
             model.stop_trace();
@@ -136,10 +137,11 @@ void pim_run(void* handle, const uint64_t* host_in, uint64_t in_count, uint64_t*
         model.stop_trace();
         machine.wave_armed = false;
     }
-    top.host_in__valid = 0;
+    top.host_in___05Fvalid = 0;
     report->error = top.error;
     report->pc = top.pc;
     report->violation = top.violation;
+    report->unrefreshable = top.unrefreshable;
     for (unsigned i = 0; i < REASONS; ++i)
         report->counts[i] = bankside::get_bits(top.counts, i * COUNTER_BITS, COUNTER_BITS);
 }

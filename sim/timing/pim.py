@@ -1,6 +1,6 @@
 """The `pim` engine in the execution without data: exact cycles, stall reasons and traces.
 
-The counters sum to cycles + 1: cycles 0 to HALT inclusive belong to one reason each (docs/pim.md section 7).
+`cycles` counts cycles 0 to HALT inclusive; each belongs to one stall reason (docs/pim.md sections 4 and 7).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PimTiming:
     def run(self, program: Program, *, trace: bool = False) -> Result:
         """Execute `program` without data.
 
-        Returns a Result with `cycles` (cycle in which HALT executes) and `counters`; with `trace` also the DRAM commands
+        Returns a Result with `cycles` (up to and including the one of HALT) and `counters`; with `trace` also the DRAM commands
         and the macro-commands. Raises ProgramError on an illegal command, a deadlock or more than 15 tokens.
         """
         core = self._core(program, trace)
-        cycles = core.run()
+        cycles = core.run() + 1
         commands, macros = np.zeros(0, COMMAND_DTYPE), np.zeros(0, MACRO_DTYPE)
         if core.log is not None:
             commands = np.array(core.log.commands, COMMAND_DTYPE)

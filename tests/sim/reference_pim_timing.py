@@ -175,7 +175,7 @@ class Reference:
     def run(self, limit: int = 2_000_000) -> Reference:
         for cycle in range(limit):
             if self.step(cycle):
-                self.cycles = cycle
+                self.cycles = cycle + 1
                 self.macros.sort(key=lambda r: (r[2], r[0]))
                 return self
         raise AssertionError(f"no HALT in {limit} cycles")

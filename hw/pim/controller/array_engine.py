@@ -126,9 +126,11 @@ class ArrayEngine(wiring.Component):
                 with m.Case(SPEC.enums["open_mode"]["all"]):
                     m.d.comb += self.command.code.eq(codes["ACTA"])
         with m.Case(SPEC.commands["CLOSE"].opcode):
-            m.d.comb += [self.kind.eq(Kind.ROW), self.command.bank.eq(close.bank), self.command.code.eq(codes["PRE"])]
+            m.d.comb += self.kind.eq(Kind.ROW)
             with m.If(close.mode == SPEC.enums["close_mode"]["all"]):
                 m.d.comb += self.command.code.eq(codes["PREA"])
+            with m.Else():
+                m.d.comb += [self.command.code.eq(codes["PRE"]), self.command.bank.eq(close.bank)]
         with m.Case(SPEC.commands["REF"].opcode):
             m.d.comb += [self.kind.eq(Kind.REFRESH), self.command.code.eq(codes["REF"])]
         with m.Case(SPEC.commands["WRR"].opcode):
