@@ -105,7 +105,7 @@ class BankCompute(wiring.Component):
                 m.d.sync += product.eq(unit.y)
         return products
 
-    def _accumulate(self, m: Module, lane: int, products: list[Signal]) -> Signal:
+    def _accumulate(self, m: Module, lane: int, products: list[Signal]) -> Value:
         """Adders, accumulator and result buffer of a lane; returns the half word that was read."""
         memory = Memory(shape=32 * self.elements, depth=self.words, init=[])
         m.submodules[f"result_buffer{lane}"] = memory
@@ -147,14 +147,15 @@ class BankCompute(wiring.Component):
             m.d.sync += accumulator.eq(sums[-1])
         return sums
 
-    def _read_half(self, m: Module, lane: int, memory: Memory) -> Signal:
+    def _read_half(self, m: Module, lane: int, memory: Memory) -> Value:
         """Independent read for the rank unit, S values at a time."""
-        half = Signal(16 * self.elements, name=f"half{lane}")
-        port = memory.read_port(domain="comb")
+        port = memory.read_port()
+        half = Signal(name=f"half{lane}")
+        m.d.comb += port.en.eq(self.read & (self.source.lane == lane))
         m.d.comb += port.addr.eq(self.source.rb)
-        with m.If(self.read & (self.source.lane == lane)):
-            m.d.sync += half.eq(port.data.word_select(self.source.half, len(half)))
-        return half
+        with m.If(port.en):
+            m.d.sync += half.eq(self.source.half)
+        return port.data.word_select(half, len(self.result))
 
 
 # Ports of the bank that go straight to its compute unit.

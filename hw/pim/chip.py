@@ -298,32 +298,42 @@ class Chip(wiring.Component):
         """MAC: operands read at t+L, products at t+2L, sums at t+3L, the same in all banks."""
         machine, request = self.machine, reading.o_payload
         layout = data.StructLayout({"kbuf": 1, "rescale": 1, "step": add_layout(machine)})
-        m.submodules.multiplying = multiplying = DelayLine(layout, machine.mac_period)
-        m.submodules.adding = adding = DelayLine(layout, machine.mac_period)
-        now = adding.o_payload
+        multiplying, adding = Signal(layout), Signal(layout)
+        read = Signal()
+        multiply, add = (self._strobe(m, read, n * machine.mac_period) for n in (1, 2))
         m.d.comb += [
-            shared.read.eq(reading.o_valid & request.mac),
+            read.eq(reading.o_valid & request.mac),
+            shared.read.eq(read),
             shared.word.eq(request.sb),
-            multiplying.i_valid.eq(shared.read),
-            adding.i_valid.eq(multiplying.o_valid),
-            adding.i_payload.eq(multiplying.o_payload),
-            shared.kbuf.eq(now.kbuf),
+            shared.kbuf.eq(adding.kbuf),
         ]
-        m.d.comb += [multiplying.i_payload[f].eq(request[f]) for f in ("kbuf", "rescale", "step")]
+        # MACs are at least L cycles apart, so what steers a stage stands still for all of its L
+        # cycles: the data path may run with a clock of period L.
+        with m.If(read):
+            m.d.sync += [multiplying[f].eq(request[f]) for f in ("kbuf", "rescale", "step")]
+        with m.If(multiply):
+            m.d.sync += adding.eq(multiplying)
         for index, bank in enumerate(banks):
             m.d.comb += [
                 bank.query.eq(shared.query),
-                bank.acc_operand.eq(multiplying.o_payload.step.mode),
-                bank.multiply.eq(multiplying.o_valid),
-                bank.add.eq(adding.o_valid),
-                bank.step.eq(now.step),
-                bank.k.eq(Mux(now.rescale, shared.k.as_value(), 0)),
+                bank.acc_operand.eq(multiplying.step.mode),
+                bank.multiply.eq(multiply),
+                bank.add.eq(add),
+                bank.step.eq(adding.step),
+                bank.k.eq(Mux(adding.rescale, shared.k.as_value(), 0)),
             ]
             part = slice(16 * index, 16 * index + 16)
             m.d.comb += [
                 bank.probability[lane].eq(shared.probability[lane][part])
                 for lane in range(machine.lanes)
             ]
+
+    @staticmethod
+    def _strobe(m: Module, first: Signal, cycles: int) -> Value:
+        """`first`, `cycles` later."""
+        passed = Signal(cycles, name=f"strobe{cycles}")
+        m.d.sync += passed.eq(Cat(first, passed)[:cycles])
+        return passed[-1]
 
     def _finish_reads(
         self, m: Module, banks: list[Unit], reading: DelayLine
