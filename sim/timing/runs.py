@@ -11,6 +11,7 @@ import functools
 from bankside.isa.dram.table import DramStandard
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, Table, compile_table
 from bankside.sim.timing.core import ARRAY, BUFFER, COMMAND_BUS, NEVER, REFRESH, Core
+from bankside.sim.timing.decode import Op
 
 #: Shorter runs are not worth the set-up.
 SHORTEST = 6
@@ -77,8 +78,8 @@ class Runs:
         left_a = array.count - core.done[0] if array is not None and array.code == self.pairs.mac else 0
         if left_a < SHORTEST and left_b < SHORTEST:
             return
-        start = core.from_cycle[0]
-        if horizon - start < 4 * SHORTEST:
+        start = max(core.from_cycle)
+        if horizon - start < 4 * SHORTEST or self._early(array, 0, start) or self._early(buffer, 1, start):
             return
         if array is not None and not left_a and left_b:
             until = self._until(buffer.code, horizon)
@@ -94,6 +95,11 @@ class Runs:
         ):  # fmt: skip
             return
         _Run(self, horizon, left_a, left_b, alone=array is None).go()
+
+    def _early(self, op: Op | None, engine: int, start: int) -> bool:
+        """Whether a candidate may issue before `start`, where the other engine has only just loaded its command."""
+        core = self.core
+        return op is not None and max(core.key[engine] >> TAG_BITS, core.from_cycle[engine]) < start
 
     def _until(self, code: int, horizon: int) -> int | None:
         """Up to when the buffer's run does not touch the array's waiting candidate; None when that is not known."""
