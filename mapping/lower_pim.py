@@ -155,10 +155,14 @@ def _aligned(value: int, step: int) -> int:
 
 
 class PimKernels:
-    """Programs for one rank: append tokens, attend to them."""
+    """Programs for one rank: append tokens, attend to them.
 
-    def __init__(self, layout: KvLayout) -> None:
+    open_mode: how the attention kernel opens a row in all banks: `staggered` (one ACT per bank), `group` or `all`.
+    """
+
+    def __init__(self, layout: KvLayout, *, open_mode: str = "staggered") -> None:
         self.layout = layout
+        self.open_mode = open_mode
         self.machine = layout.machine
 
     # --- KV append -----------------------------------------------------------------------------------------------------------
@@ -171,7 +175,8 @@ class PimKernels:
                 part = slice(start, start + per_program)
                 builder = self._builder(1)
                 for offset, (key, value) in enumerate(zip(k[part], v[part], strict=True)):
-                    self._append_token(builder, layer, head_pass, first_token + start + offset, key, value)
+                    last = offset + 1 == len(k[part])
+                    self._append_token(builder, layer, head_pass, first_token + start + offset, key, value, last)
                 programs.append(builder.build())
         return programs
 
@@ -190,8 +195,13 @@ class PimKernels:
         out[..., : taken.shape[-2], : lay.shape.head_dim] = taken
         return out
 
-    def _append_token(self, b: Builder, layer: int, head_pass: int, token: int, key: U16, value: U16) -> None:
-        """K, then V: staged through the two halves of the input staging, written to the token's bank."""
+    def _append_token(
+        self, b: Builder, layer: int, head_pass: int, token: int, key: U16, value: U16, last: bool = True
+    ) -> None:
+        """K, then V: staged through the two halves of the input staging, written to the token's bank.
+
+        Nothing waits for the writes of the last token, so they give no tokens back: a kernel can be repeated for ever.
+        """
         lay, mc = self.layout, self.machine
         row_index, within = divmod(token, lay.row_tokens)
         slot, bank = divmod(within, mc.banks)
@@ -205,7 +215,8 @@ class PimKernels:
             wait = {"wait": "array"} if self._staged(b) >= 2 else {}
             b.send(self._pad_heads(data, head_pass), stage=stage, layout="head", signal="array", **wait)
             b.OPEN(mode="bank", bank=bank, row=lay.row(layer, head_pass, is_value) + row_index)
-            b.WR(bank=bank, col=slot * lay.cpt, count=lay.cpt, stage=stage, wait="host", signal="host")
+            back = {} if last else {"signal": "host"}
+            b.WR(bank=bank, col=slot * lay.cpt, count=lay.cpt, stage=stage, wait="host", **back)
             b.CLOSE(mode="bank", bank=bank)
 
     @staticmethod
@@ -261,7 +272,7 @@ class _Attention:
         lay, mc = kernels.layout, kernels.machine
         self.lay, self.mc, self.b, self.queries, self.lanes = lay, mc, b, queries, len(queries)
         self.k_row, self.v_row = lay.row(layer, head_pass, False), lay.row(layer, head_pass, True)
-        self.tokens = tokens
+        self.tokens, self.open_mode = tokens, kernels.open_mode
         self.chunk_tokens = lay.chunk_slots * mc.banks
         self.chunks = -(-tokens // self.chunk_tokens)
         self.per_row = lay.row_slots // lay.chunk_slots
@@ -333,7 +344,7 @@ class _Attention:
 
     def _open(self, base: int, chunk: int) -> int:
         row, part = divmod(chunk, self.per_row)
-        self.b.OPEN(mode="staggered", row=base + row, areg_en=1, areg=0)
+        self.b.OPEN(mode=self.open_mode, row=base + row, areg_en=1, areg=0)
         return part * self.lay.chunk_slots * self.lay.cpt
 
     def _scores(self, chunk: int) -> None:
