@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from bankside.errors import SpecError
-from bankside.isa.dram.expression import evaluate, names_in
 from bankside.isa.dram.standard import (
     LEVELS,
     SCOPES,
@@ -20,6 +19,7 @@ from bankside.isa.dram.standard import (
     Geometry,
     State,
 )
+from bankside.isa.expr import evaluate, names_in
 
 __all__ = [
     "Command", "Constraint", "DramStandard", "Geometry", "State", "load_standard", "load_tables",

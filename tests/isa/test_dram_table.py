@@ -9,7 +9,6 @@ import yaml
 import bankside.isa.dram.table as table
 from bankside.config import DRAM_STANDARDS
 from bankside.errors import SpecError
-from bankside.isa.dram.expression import evaluate
 from bankside.isa.dram.table import load_standard, load_tables, standard_names
 
 FOLDER = Path(table.__file__).parent
@@ -136,7 +135,7 @@ BAD_TABLES = {
         lambda d: _row(d, 2).update(latency="nCCD_S - nRFC"),
         "latency nCCD_S - nRFC is -556",
     ),
-    "fraction": (lambda d: _row(d, 2).update(latency="nCL / 4"), "not a whole number of cycles"),
+    "fraction": (lambda d: _row(d, 2).update(latency="nCL / 4"), "not a whole number"),
     "bad window": (lambda d: _row(d, 2).update(window=0), "window 0; expected 1 or more"),
     "window below the rank": (lambda d: _row(d, 1).update(window=4), "expected the level rank"),
     "duplicate row": (
@@ -201,21 +200,3 @@ def test_bad_file(spoil, message, tmp_path):
         load_tables(path, FOLDER / "pim.yaml", "ddr4_3200")
     with pytest.raises(SpecError, match="cannot read the table"):
         load_tables(tmp_path / "absent.yaml", FOLDER / "pim.yaml", "ddr4_3200")
-
-
-def test_expressions():
-    names = {"a": 10, "b": 4}
-    assert evaluate(7, names, "w") == 7
-    assert evaluate("a + 2 * b - -1", names, "w") == 19
-    assert evaluate("ceil(a / b) + a // b + max(a, b) - min(a, b, 1)", names, "w") == 3 + 2 + 9
-    assert evaluate("max(a)", names, "w") == 10
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["c + 1", "a +", "a ** 2", "a.real", "__import__('os')", "a / 0", "a // 0", "1.5", "a / 3",
-     "'x'", "True", "abs(a)", "ceil()", "ceil(a, b)", "max(key=a)", "[1]", "a if b else 1"],
-)  # fmt: skip
-def test_bad_expressions(text):
-    with pytest.raises(SpecError, match="^here: "):
-        evaluate(text, {"a": 10, "b": 4}, "here")
