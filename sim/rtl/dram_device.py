@@ -55,7 +55,8 @@ class CompiledRank:
     ) -> None:
         probe = CommandProbe(std, device=device, timers=timers, refresh_required=refresh_required)
         shim = Path(__file__).with_name("dram_shim.cpp")
-        self._library = build_library(to_verilog(probe, TOP), TOP, shim)
+        # Compile time counts more than speed here: a replay is short.
+        self._library = build_library(to_verilog(probe, TOP), TOP, shim, cxxflags=("-O1",))
         self._library.dram_new.restype = ctypes.c_void_p
         self._library.dram_play.restype = ctypes.c_uint64
         width = PortWidths.of(std)
