@@ -155,12 +155,12 @@ class PimGolden:
     def _wr(self, step: Step) -> None:
         ins = step.instruction
         cells = self.memory[:, ins.bank, self._row(step, ins.bank)]
-        cells[:, self._columns(step)] = self.stage_in[ins.stage : ins.stage + ins.count].transpose(1, 0, 2)
+        cells[:, self._columns(step)] = self._staged(self.stage_in, ins.stage, ins.count, step).transpose(1, 0, 2)
 
     def _rd(self, step: Step) -> None:
         ins = step.instruction
         cells = self.memory[:, ins.bank, self._row(step, ins.bank)]
-        self.stage_out[ins.out : ins.out + ins.count] = cells[:, self._columns(step)].transpose(1, 0, 2)
+        self._stage(self.stage_out, ins.out, cells[:, self._columns(step)].transpose(1, 0, 2), step)
 
     def _ldsb(self, step: Step) -> None:
         ins = step.instruction
@@ -213,7 +213,8 @@ class PimGolden:
         ins = step.instruction
         for lane in range(step.geometry.lanes):
             first = ins.stage + lane * ins.count
-            self.shared[:, lane, ins.sb : ins.sb + ins.count] = self.stage_in[first : first + ins.count].transpose(1, 0, 2)
+            words = self._staged(self.stage_in, first, ins.count, step)
+            self.shared[:, lane, ins.sb : ins.sb + ins.count] = words.transpose(1, 0, 2)
 
     def _wrsbp(self, step: Step) -> None:
         mc, ins = self.machine, step.instruction
@@ -303,7 +304,19 @@ class PimGolden:
             words = self.score[first : first + ins.count * 2].reshape(ins.count, 2, mc.chips, mc.slots_per_burst)
             values = words.transpose(0, 2, 1, 3).reshape(ins.count, mc.chips, mc.elements)
             out = fp.normalise(values, q[:, None], e[:, None])
-            self.stage_out[ins.out + lane * ins.count : ins.out + (lane + 1) * ins.count] = out
+            self._stage(self.stage_out, ins.out + lane * ins.count, out, step)
+
+    # --- staging: memories of columns, each piece in the column that its chip, address and N_hc select ---------------------------
+    def _staging_index(self, first: int, count: int, step: Step) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        address = np.arange(first, first + count)[:, None]
+        nhc = 1 << step.geometry.nhc_log2
+        return address, relayout.staging_column(np.arange(self.machine.chips), address, chips=self.machine.chips, nhc=nhc)
+
+    def _stage(self, memory: NDArray[np.uint16], first: int, pieces: NDArray[np.uint16], step: Step) -> None:
+        memory[self._staging_index(first, len(pieces), step)] = pieces
+
+    def _staged(self, memory: NDArray[np.uint16], first: int, count: int, step: Step) -> NDArray[np.uint16]:
+        return memory[self._staging_index(first, count, step)]
 
     # --- host -------------------------------------------------------------------------------------------------------------------
     def _hwr(self, step: Step) -> None:
@@ -314,11 +327,11 @@ class PimGolden:
                 f"command {step.pc}: HWR of {ins.count} bursts, but the host data ends after {len(self._host)} bursts"
             )
         self._taken += ins.count
-        self.stage_in[ins.stage : ins.stage + ins.count] = self._relayout(bursts, step)
+        self._stage(self.stage_in, ins.stage, self._relayout(bursts, step), step)
 
     def _hrd(self, step: Step) -> None:
         ins = step.instruction
-        self._sent.append(self._inverse(self.stage_out[ins.out : ins.out + ins.count], step))
+        self._sent.append(self._inverse(self._staged(self.stage_out, ins.out, ins.count, step), step))
 
     def _layout_arguments(self, step: Step) -> dict[str, int]:
         geometry = step.geometry
