@@ -11,6 +11,7 @@ from collections import deque
 from bankside.errors import ProgramError
 from bankside.isa.machine import Machine
 from bankside.isa.program import ADDRESS_MASK, Program
+from bankside.isa.spec import Instruction
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, compile_table
 from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder, Op
 
@@ -36,10 +37,12 @@ RUNNING, FULL, IDLE, HALTED = range(4)
 class Core:
     """One run. `observer` (see skip.py) hears of loop heads and refresh decisions; `log` collects a trace when given."""
 
-    def __init__(self, machine: Machine, program: Program, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self, machine: Machine, program: Program, decoder: Decoder | None = None, code: list[Instruction] | None = None
+    ) -> None:
         self.machine = machine
-        self.code = program.instructions()
         self.decoder = decoder or Decoder(machine, program)
+        self.code = self.decoder.code if code is None else code
         self.table = compile_table(machine.std)
         self.depth = machine.config.pim.queue_depth
         self.loop_depth = program.spec.loop_depth
@@ -60,10 +63,10 @@ class Core:
             if command.name == "MAC":
                 row[std.stall_tags.index("ccd")] = MAC
             self.wait_stall.append([REFRESH] * len(row) if command.name == "REF" else row)
-        self.bank_masks = {
-            std.code(n): [sum(1 << b for b in std.touched(n, i)) for i in range(self.table.instances(n))]
-            for n in (*_OPENS, "PRE", "PREA")
-        }
+        self.bank_masks: list[list[int] | None] = [None] * len(std.commands)
+        for n in (*_OPENS, "PRE", "PREA"):
+            places = range(self.table.instances(n))
+            self.bank_masks[std.code(n)] = [sum(1 << b for b in std.touched(n, i)) for i in places]
         self.opening = {std.code(n) for n in _OPENS}
 
     def reset(self) -> None:
@@ -433,19 +436,20 @@ class Core:
                 ready[slot] = base + value
         for window in self.table.windows[code]:
             self._slide(window, now)
-        if code in self.bank_masks:
-            mask = self.bank_masks[code][instance]
+        masks = self.bank_masks[code]
+        if masks is not None:
+            mask = masks[instance]
             self.open_banks = self.open_banks | mask if code in self.opening else self.open_banks & ~mask
         # One command per cycle on the bus: no row says it.
-        self.from_cycle[0] = max(self.from_cycle[0], now + 1)
-        self.from_cycle[1] = max(self.from_cycle[1], now + 1)
+        self.from_cycle[0] = self.from_cycle[1] = now + 1
         if self.log is not None:
             self.log.command(op, code, instance, now, done)
 
     def _slide(self, window, now: int) -> None:
-        first, last = window.first, window.first + window.depth
-        self.recent[first:last] = [*self.recent[first + 1 : last], now]
-        oldest = self.recent[first]
+        first, recent = window.first, self.recent
+        recent.insert(first + window.depth, now)
+        del recent[first]
+        oldest = recent[first]
         if oldest >= 0:
             value = (oldest << TAG_BITS) + window.value
             for slot in window.slots:

@@ -38,9 +38,9 @@ class Op:
 class Decoder:
     """Decodes each command of a program once per number of lanes."""
 
-    def __init__(self, machine: Machine, program: Program) -> None:
+    def __init__(self, machine: Machine, program: Program, code: list[Instruction] | None = None) -> None:
         self.machine, self.spec = machine, program.spec
-        self.code = program.instructions()
+        self.code = program.instructions() if code is None else code
         self.ops: list[Op] = []
         self._known: dict[tuple[int, int], Op] = {}
         self._places: list[tuple[int, int]] = []

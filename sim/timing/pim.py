@@ -11,6 +11,7 @@ import numpy as np
 
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
+from bankside.isa.spec import Instruction
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
 from bankside.sim.timing.core import STALLS, Core, Log
 from bankside.sim.timing.decode import Decoder
@@ -49,17 +50,18 @@ class PimTiming:
             core = Core(self.machine, program)
             core.log = Log(core.decoder) if trace else None
             return core
-        memo = self._memo(program)
-        core = Core(self.machine, program, memo.decoder)
+        code = program.instructions()
+        memo = self._memo(program, code)
+        core = Core(self.machine, program, memo.decoder, code)
         core.observer = Skipper(core, memo)
         pairs = compile_pairs(self.machine.std)
         core.runs = Runs(core, pairs) if pairs.usable else None
         return core
 
-    def _memo(self, program: Program) -> Memo:
+    def _memo(self, program: Program, code: list[Instruction]) -> Memo:
         """The memo of programs that behave alike in time; the least recently used one makes room."""
-        key = timing_key(program.instructions())
-        memo = self._memos.pop(key, None) or Memo(Decoder(self.machine, program))
+        key = timing_key(code)
+        memo = self._memos.pop(key, None) or Memo(Decoder(self.machine, program, code))
         self._memos[key] = memo
         if len(self._memos) > MAX_MEMOS:
             self._memos.popitem(last=False)

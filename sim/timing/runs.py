@@ -11,10 +11,10 @@ import functools
 from bankside.isa.dram.table import DramStandard
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, Table, compile_table
 from bankside.sim.timing.core import ARRAY, BUFFER, COMMAND_BUS, NEVER, REFRESH, Core
-from bankside.sim.timing.decode import Op
 
-#: Shorter runs are not worth the set-up.
+#: Runs of fewer commands, or over fewer cycles, are not worth the set-up.
 SHORTEST = 6
+SPAN = 24
 
 
 class Pairs:
@@ -73,42 +73,49 @@ class Runs:
     def advance(self, horizon: int) -> None:
         """Issues commands of runs in cycles below `horizon`, never the last one of a macro-command."""
         core = self.core
-        array, buffer = core.current[ARRAY], core.current[BUFFER]
-        left_b = buffer.count - core.done[1] if buffer is not None else 0
-        left_a = array.count - core.done[0] if array is not None and array.code == self.pairs.mac else 0
+        array, buffer, _, _ = core.current
+        start = max(core.from_cycle)
+        if horizon - start < SPAN:
+            return
+        left_a, left_b, free = 0, 0, start
+        if array is not None:
+            free = max(core.key[0] >> TAG_BITS, core.from_cycle[0])
+            if array.code == self.pairs.mac:
+                left_a = array.count - core.done[0]
+            elif free - start < SPAN and core.candidate[0] != core.code_ref:
+                return
+        if buffer is not None:
+            left_b = buffer.count - core.done[1]
         if left_a < SHORTEST and left_b < SHORTEST:
             return
-        start = max(core.from_cycle)
-        if horizon - start < 4 * SHORTEST or self._early(array, 0, start) or self._early(buffer, 1, start):
+        # One engine may have only just loaded: then the other may go first, outside a run.
+        if free < start or (left_b and max(core.key[1] >> TAG_BITS, core.from_cycle[1]) < start):
             return
-        if array is not None and not left_a and left_b:
-            until = self._until(buffer.code, horizon)
-            if until is None:
+        if array is None or left_a:
+            self._joint(horizon, left_a, left_b)
+        else:
+            self._beside(horizon, left_b, free, start)
+
+    def _joint(self, horizon: int, left_a: int, left_b: int) -> None:
+        """A run of one engine, or one of each."""
+        core = self.core
+        if left_a and left_b:
+            array, buffer = core.current[ARRAY].code, core.current[BUFFER].code
+            if None in (self.pairs.offset(buffer, array), self.pairs.offset(array, buffer)):
                 return
-            if until - start >= 4 * SHORTEST:
-                _Run(self, until, 0, left_b, alone=True).go()
-            elif core.key[0] >> TAG_BITS >= horizon - 4 * SHORTEST or core.refreshing:
-                _Run(self, horizon, 0, left_b, alone=False).go()
-            return
-        if left_a and left_b and None in (
-            self.pairs.offset(buffer.code, array.code), self.pairs.offset(array.code, buffer.code)
-        ):  # fmt: skip
-            return
-        _Run(self, horizon, left_a, left_b, alone=array is None).go()
+        _Run(self, horizon, left_a, left_b, alone=not left_a).go()
 
-    def _early(self, op: Op | None, engine: int, start: int) -> bool:
-        """Whether a candidate may issue before `start`, where the other engine has only just loaded its command."""
-        core = self.core
-        return op is not None and max(core.key[engine] >> TAG_BITS, core.from_cycle[engine]) < start
-
-    def _until(self, code: int, horizon: int) -> int | None:
-        """Up to when the buffer's run does not touch the array's waiting candidate; None when that is not known."""
-        core = self.core
-        cross = self.pairs.offset(code, core.candidate[0])
+    def _beside(self, horizon: int, left_b: int, free: int, start: int) -> None:
+        """A run of `buffer` while the array's candidate waits, until that may issue in cycle `free`."""
+        cross = self.pairs.offset(self.core.current[BUFFER].code, self.core.candidate[0])
         if cross is None:
-            return None
-        free = max(core.key[0] >> TAG_BITS, core.from_cycle[0])
-        return min(horizon, free - (cross >> TAG_BITS) - 1)
+            return
+        until = min(horizon, free - (cross >> TAG_BITS) - 1)
+        if until - start >= SPAN:
+            _Run(self, until, 0, left_b, alone=True).go()
+        elif self.core.candidate[0] == self.core.code_ref:
+            # The run itself holds a refresh back.
+            _Run(self, horizon, 0, left_b, alone=False).go()
 
 
 class _Run:
