@@ -37,9 +37,9 @@ HEADER = Path(__file__).with_name("bankside_shim.h")
 CXXFLAGS = ("-O2",)
 VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
                    "--no-assert", "-fno-dfg-scoped")  # fmt: skip
-_RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
-_TRACE_RUNTIME = ("verilated_vcd_c.cpp",)
-_STANDARD = ("-std=c++17", "-fPIC", "-pthread", "-DVL_TIME_CONTEXT", "-w")
+RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+TRACE_RUNTIME = ("verilated_vcd_c.cpp",)
+_STANDARD = ("-std=c++17", "-fPIC", "-pthread", "-w")
 
 _MODULE = re.compile(r"^module (\\\S+ |\w+)\s*\(.*?^endmodule", re.MULTILINE | re.DOTALL)
 _INPUT = re.compile(r"^  input (?:\[\d+:\d+\] )?(\w+);$", re.MULTILINE)
@@ -100,7 +100,7 @@ def library_path(
     config = vlt_text(text, shared, memories) + (vlt or "")
     flags = [*VERILATOR_FLAGS, *verilator_flags, *(["--trace-vcd"] if trace else [])]
     cxxflags = (*CXXFLAGS, *cxxflags)
-    defines = [f"-DVM_TRACE={int(trace)}"]
+    defines = ["-DVL_TIME_CONTEXT", f"-DVM_TRACE={int(trace)}"]
     key = {
         "verilog": content_hash({"text": text}),
         "top": top,
@@ -110,18 +110,18 @@ def library_path(
         "flags": [*flags, "|", *cxxflags, *_STANDARD, *defines],
         "tools": [find_verilator().version, tool_version(find_cxx())],
     }
-    runtime = _runtime_objects(trace)
+    runtime = runtime_objects([*RUNTIME, *(TRACE_RUNTIME if trace else ())], defines)
     with cache_entry("verilator", key) as entry:
         if not entry.hit:
             start = time.monotonic()
-            _say(f"compiling {top} for simulation ...")
-            _verilate(verilog, top, config, flags, entry.path)
-            units = [*_translation_units(entry.path, cxxflags, jobs), (shim, cxxflags)]
-            objects = _compile(units, entry.path, defines, jobs)
+            say(f"compiling {top} for simulation ...")
+            verilate(verilog, top, config, flags, entry.path, f"V{top}")
+            units = [*translation_units(entry.path, cxxflags, jobs), (shim, cxxflags)]
+            objects = compile_units(units, entry.path, defines, jobs)
             command = [find_cxx(), "-shared", "-pthread", "-o", entry.path / f"{top}.so"]
             run_tool([*command, *objects, *runtime], f"link the model of {top}")
             _remove_intermediate(entry.path, keep=f"{top}.so")
-            _say(f"compiled {top} in {time.monotonic() - start:.0f} s")
+            say(f"compiled {top} in {time.monotonic() - start:.0f} s")
     return entry.path / f"{top}.so"
 
 
@@ -176,17 +176,20 @@ def vlt_text(verilog: str, shared: Iterable[str], memories: Iterable[str] = ()) 
     return "\n".join(lines) + "\n"
 
 
-def _verilate(verilog: Path, top: str, config: str, flags: Sequence[str], folder: Path) -> None:
+def verilate(
+    verilog: Path, top: str, config: str, flags: Sequence[str], folder: Path, prefix: str
+) -> None:
+    """Write the C++ of `verilog` with class `prefix` into `folder`."""
     control = folder / "control.vlt"
     control.write_text(config)
     command = [
-        find_verilator().binary, "--cc", "--top-module", top, "--prefix", f"V{top}",
+        find_verilator().binary, "--cc", "--top-module", top, "--prefix", prefix,
         "-Mdir", folder, "-Wno-fatal", "-Wno-lint", "-Wno-style", *flags, control, verilog,
     ]  # fmt: skip
     run_tool(command, f"convert {verilog.name} to C++ with Verilator")
 
 
-def _translation_units(
+def translation_units(
     folder: Path, cxxflags: Sequence[str], jobs: int
 ) -> list[tuple[Path, tuple[str, ...]]]:
     """Join the generated sources into few units; the headers cost a second in each.
@@ -207,12 +210,13 @@ def _translation_units(
     return units
 
 
-def _compile(
+def compile_units(
     units: Sequence[tuple[Path, tuple[str, ...]]],
     folder: Path,
     defines: Sequence[str],
     jobs: int,
 ) -> list[Path]:
+    """Compile (source, flags) pairs into objects in `folder`, `jobs` at a time."""
     include = find_verilator().include
     paths = [f"-I{p}" for p in (folder, include, include / "vltstd", HEADER.parent)]
 
@@ -227,20 +231,19 @@ def _compile(
         return list(pool.map(one, units))
 
 
-def _runtime_objects(trace: bool) -> list[Path]:
-    """Verilator's own runtime, compiled once for all models."""
+def runtime_objects(sources: Sequence[str], defines: Sequence[str]) -> list[Path]:
+    """Objects of Verilator's own runtime `sources`, compiled once for all models."""
     verilator = find_verilator()
-    sources = [*_RUNTIME, *(_TRACE_RUNTIME if trace else ())]
     key = {
-        "sources": sources,
-        "flags": list(_STANDARD),
+        "sources": list(sources),
+        "flags": [*_STANDARD, *defines],
         "tools": [verilator.version, tool_version(find_cxx())],
     }
     with cache_entry("verilator-runtime", key) as entry:
         if not entry.hit:
-            _say("compiling the runtime of Verilator ...")
+            say("compiling the runtime of Verilator ...")
             units = [(verilator.include / source, ("-O2",)) for source in sources]
-            _compile(units, entry.path, [f"-DVM_TRACE={int(trace)}"], 2)
+            compile_units(units, entry.path, defines, 2)
     return [entry.path / f"{Path(source).stem}.o" for source in sources]
 
 
@@ -250,5 +253,6 @@ def _remove_intermediate(folder: Path, keep: str) -> None:
             path.unlink()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Report the progress of something that takes seconds, outside of standard output."""
     print(f"bankside: {text}", file=sys.stderr, flush=True)
