@@ -100,7 +100,8 @@ class ArrayEngine(wiring.Component):
             self._columns(m, word, index, final)
         opening = self.opcode == SPEC.commands["OPEN"].opcode
         with m.If(opening & (index == 0) & refresh.due & (open_banks == 0)):
-            m.d.comb += [refreshing.eq(1), self.command.code.eq(command_codes(machine)["REF"]), self.kind.eq(Kind.REFRESH)]
+            m.d.comb += [refreshing.eq(1), self.command.code.eq(command_codes(machine)["REF"]), self.kind.eq(Kind.REFRESH),
+                         self.command.bank.eq(0), self.command.row.eq(0)]
         self._track_open(m, open_banks)
         return m
 
