@@ -121,17 +121,11 @@ class Builder:
         self._burst_elements = burst_elements
         self._received = 0
 
-    def _mask(self, names: str | tuple[str, ...] | int) -> int:
-        if isinstance(names, int):
-            return names
-        chosen = (names,) if isinstance(names, str) else names
-        return sum(1 << self.spec.engines.index(name) for name in chosen)
-
     def emit(self, name: str, **operands: int | str | tuple[str, ...]) -> int:
         """Append a command; returns its position."""
         for key in ("wait", "signal"):
-            if key in operands:
-                operands[key] = self._mask(operands[key])  # type: ignore[arg-type]
+            if isinstance(operands.get(key), tuple):
+                operands[key] = ",".join(operands[key])
         self.words.append(self.spec.encode(name, where=f"command {len(self.words)} {name}", **operands))  # type: ignore[arg-type]
         return len(self.words) - 1
 

@@ -140,6 +140,11 @@ class Checker:
             raise ProgramError(f"{where}: row {step.row}; {mc.config.name} has rows 0..{mc.rows - 1}")
         if "col" in ins.fields and ins.col + ins.count > mc.columns:
             raise ProgramError(f"{where}: columns {ins.col}..{ins.col + ins.count - 1}; a row has 0..{mc.columns - 1}")
+        command = self.spec.commands[ins.name]
+        if command.engine != "control":
+            own = 1 << self.spec.engines.index(command.engine)
+            if (ins.wait | ins.signal) & own:
+                raise ProgramError(f"{where}: wait or signal names its own engine {command.engine}; commands of one engine run in order")
         self._geometry(step, where)
 
     def _geometry(self, step: Step, where: str) -> None:

@@ -15,6 +15,7 @@ from bankside.config import HardwareConfig
 from bankside.errors import ProgramError
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
+from bankside.isa.program_file import save_program
 from bankside.sim.engine import Result
 from bankside.sim.random_programs import random_programs
 
@@ -147,9 +148,8 @@ def _one(found: Agreement, trio: Trio, program: Program, number: int, out: Path 
     found.bit_mismatches += bits is not None
     found.cycle_mismatches += cycles is not None
     if out and (bits or cycles):
-        out.mkdir(parents=True, exist_ok=True)
         name = f"{machine.config.name}-{'refresh' if machine.refresh else 'plain'}-{number}"
-        np.savez(out / f"{name}.npz", words=np.array(program.words, np.uint64), host_in=program.host_in)
+        save_program(out / f"{name}.npz", program)
 
 
 @click.command(name="agree")
