@@ -1,8 +1,8 @@
 """The DRAM constraint table, compiled for the thirteen commands that the `pim` machine issues.
 
-Every command that is issued pushes a few slots; every candidate waits for the maximum of a few slots. A slot holds
-`expiry << TAG_BITS | stall tag`, so that one `max` finds the row that expires last and, among equals, the larger tag.
-Ref: docs/pim.md sections 5 and 7; isa/dram/*.yaml.
+Every command that is issued pushes a few slots; every candidate waits for the maximum of a few
+slots. A slot holds `expiry << TAG_BITS | stall tag`, so that one `max` finds the row that expires
+last and, among equals, the larger tag. Ref: docs/pim.md sections 5 and 7; isa/dram/*.yaml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ MACHINE_COMMANDS = (
 )  # fmt: skip
 
 Slot = tuple[str, str, int]  # kind, following command, instance
-Source = tuple[str, int]  # preceding command, its bank (scope bank), slice (scope slice) or 0 (scope rank)
+Source = tuple[
+    str, int
+]  # preceding command, its bank (scope bank), slice (scope slice) or 0 (scope rank)
 
 
 class Window:
@@ -36,8 +38,9 @@ class Window:
 class Table:
     """Compiled table of one standard. Lists are indexed by [command code][instance].
 
-    pull: slots a candidate waits for. push: (slot, latency and tag) that an issued command starts. windows: by command
-    code, the windows that it fills; their recent times live in one flat list of `recent` entries.
+    pull: slots a candidate waits for. push: (slot, latency and tag) that an issued command starts.
+    windows: by command code, the windows that it fills; their recent times live in one flat list of
+    `recent` entries.
     """
 
     def __init__(self, std: DramStandard) -> None:
@@ -66,7 +69,9 @@ class Table:
     def instances(self, name: str) -> int:
         """How many places a command can be issued to."""
         geometry = self.std.geometry
-        return {"bank": geometry.banks, "slice": geometry.banks_per_group, "rank": 1}[self.scopes[name]]
+        return {"bank": geometry.banks, "slice": geometry.banks_per_group, "rank": 1}[
+            self.scopes[name]
+        ]
 
     def _rows(self) -> Iterator[tuple[Constraint, str, str]]:
         for row in self.std.constraints:
@@ -99,8 +104,13 @@ class Table:
         return found
 
     def _affected(self, level: str, before: str, instance: int, after: str) -> Iterator[Slot]:
-        """Where a row of `level` acts: the narrowest place in which both commands touch the same instance."""
-        scopes, per_group = (self.scopes[before], self.scopes[after]), self.std.geometry.banks_per_group
+        """Where a row of `level` acts: the narrowest place in which both commands touch the same
+        instance.
+        """
+        scopes, per_group = (
+            (self.scopes[before], self.scopes[after]),
+            self.std.geometry.banks_per_group,
+        )
         if level == "rank" or "rank" in scopes or (level == "bankgroup" and "slice" in scopes):
             yield ("rank", after, 0)
         elif level == "bankgroup":
@@ -134,8 +144,8 @@ class Table:
                 continue
             if row.level != "rank":
                 raise SpecError(
-                    f"{self.std.name}: row {row.index} ({row}) has a window at level {row.level}; the timing model "
-                    f"counts windows per rank; use level rank or extend sim/timing/constraints.py"
+                    f"{self.std.name}: row {row.index} ({row}) has a window at level "
+                    f"{row.level}; the timing model counts windows per rank; use level rank or extend sim/timing/constraints.py"
                 )
             after = [a for a in row.following if a in self.scopes]
             slots = tuple({numbers["rank", a, 0] for a in after})
@@ -147,10 +157,14 @@ class Table:
                     self.windows[self.std.code(before)] += (window,)
 
     def offset(self, before: str, after: str) -> int | None:
-        """Latency and tag from `before` to `after` where the instances do not matter (0: no row), else None."""
+        """Latency and tag from `before` to `after` where the instances do not matter (0: no row),
+        else None.
+        """
         sources, targets = self.push[self.std.code(before)], self.pull[self.std.code(after)]
         values = {
-            max((v for s, v in source if s in target), default=0) for source in sources for target in targets
+            max((v for s, v in source if s in target), default=0)
+            for source in sources
+            for target in targets
         }
         return values.pop() if len(values) == 1 else None
 

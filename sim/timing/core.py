@@ -1,7 +1,8 @@
 """Event-driven state of the `pim` engine: jumps from one event to the next, exact to the cycle.
 
-Every cycle in which anything changes is visited once. Its parts run in this order, which is the order in which a part may
-see another's change of the same cycle (never): front end, loads, DRAM commands, completions. Ref: docs/pim.md 4, 5, 7.
+Every cycle in which anything changes is visited once, in the order front end, loads, DRAM commands,
+completions: so each part sees the state as it was at the start of the cycle.
+Ref: docs/pim.md sections 4, 5, 7.
 """
 
 from __future__ import annotations
@@ -14,31 +15,36 @@ from bankside.isa.program import ADDRESS_MASK, Program
 from bankside.isa.spec import Instruction
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, compile_table
 from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder, Op
+from bankside.sim.timing.stalls import (
+    COMMAND_BUS,
+    CONTROL,
+    REFRESH,
+    WAITS,
+    issue_reasons,
+    wait_reasons,
+)
+from bankside.sim.timing.trace import Log
 
 NEVER = 1 << 60
-STALLS = (
-    "mac", "activate", "row", "refresh", "transfer", "command_bus", "wait_rank", "wait_buffer", "wait_host", "control",
-)  # fmt: skip
-MAC, ACTIVATE, ROW, REFRESH, TRANSFER, COMMAND_BUS, WAIT_RANK, WAIT_BUFFER, WAIT_HOST, CONTROL = range(10)
-_WAITS = ((RANK, WAIT_RANK), (BUFFER, WAIT_BUFFER), (HOST, WAIT_HOST))
-_TAG_STALL = {
-    "cmd": COMMAND_BUS, "ccd": TRANSFER, "turn": TRANSFER, "wr": ROW, "rtp": ROW, "ras": ROW, "rp": ROW, "rcd": ROW,
-    "rrd": ACTIVATE, "faw": ACTIVATE, "rfc": REFRESH,
-}  # fmt: skip
-_ISSUE_STALL = {
-    "MAC": MAC, "ACT": ACTIVATE, "ACT4": ACTIVATE, "ACTA": ACTIVATE, "PRE": ROW, "PREA": ROW, "REF": REFRESH,
-}  # fmt: skip
 _OPENS = ("ACT", "ACT4", "ACTA")
 
-# Front end: running (one command per cycle), blocked by a full queue, waiting for an idle machine, halted.
+# Front end: one command per cycle, blocked by a full queue, waiting for an idle machine, halted.
 RUNNING, FULL, IDLE, HALTED = range(4)
 
 
 class Core:
-    """One run. `observer` (see skip.py) hears of loop heads and refresh decisions; `log` collects a trace when given."""
+    """One run.
+
+    `observer` (see skip.py) hears of loop heads and refresh decisions, `log` collects a trace,
+    `runs` (see runs.py) advances long runs; None: no such thing.
+    """
 
     def __init__(
-        self, machine: Machine, program: Program, decoder: Decoder | None = None, code: list[Instruction] | None = None
+        self,
+        machine: Machine,
+        program: Program,
+        decoder: Decoder | None = None,
+        code: list[Instruction] | None = None,
     ) -> None:
         self.machine = machine
         self.decoder = decoder or Decoder(machine, program)
@@ -46,23 +52,17 @@ class Core:
         self.table = compile_table(machine.std)
         self.depth = machine.config.pim.queue_depth
         self.loop_depth = program.spec.loop_depth
-        self._compile_stalls()
+        self._compile_commands()
         self.interval = machine.refresh_interval if machine.refresh else NEVER
         self.log: Log | None = None
         self.observer = None
         self.runs = None
         self.reset()
 
-    def _compile_stalls(self) -> None:
+    def _compile_commands(self) -> None:
         std = self.machine.std
         self.code_ref, self.code_mac = std.code("REF"), std.code("MAC")
-        self.issue_stall = [_ISSUE_STALL.get(c.name, TRANSFER) for c in std.commands]
-        self.wait_stall = []
-        for command in std.commands:
-            row = [_TAG_STALL[t] for t in std.stall_tags]
-            if command.name == "MAC":
-                row[std.stall_tags.index("ccd")] = MAC
-            self.wait_stall.append([REFRESH] * len(row) if command.name == "REF" else row)
+        self.issue_stall, self.wait_stall = issue_reasons(std), wait_reasons(std)
         self.bank_masks: list[list[int] | None] = [None] * len(std.commands)
         for n in (*_OPENS, "PRE", "PREA"):
             places = range(self.table.instances(n))
@@ -159,7 +159,9 @@ class Core:
         self._settle()
 
     def _settle(self) -> None:
-        """After the last change of a cycle: the idle reason from the next cycle on, and whether the machine is idle."""
+        """After the last change of a cycle: the idle reason from the next cycle on, and whether the
+        machine is idle.
+        """
         if self.current[ARRAY] is None:
             self._count_idle(self.now)
             self.idle_stall = self._idle_reason()
@@ -172,14 +174,16 @@ class Core:
     def _deadlock(self) -> None:
         waiting = [f"{e.name} (engine {e.engine})" for e in (q[0] for q in self.queues if q)]
         raise ProgramError(
-            f"deadlock in cycle {self.now}, command {self.pc}: no token ever comes for {', '.join(waiting)}; "
-            f"let an earlier command signal it"
+            f"deadlock in cycle {self.now}, command {self.pc}: no token ever comes for "
+            f"{', '.join(waiting)}; let an earlier command signal it"
         )
 
     # --- front end ---
     def _front_end(self) -> None:
         if self.pc >= len(self.code):
-            raise ProgramError(f"command {self.pc}: the program runs past its end; end it with HALT")
+            raise ProgramError(
+                f"command {self.pc}: the program runs past its end; end it with HALT"
+            )
         ins = self.code[self.pc]
         handler = _CONTROL.get(ins.name)
         if handler is not None:
@@ -228,7 +232,10 @@ class Core:
 
     def _loop(self, ins) -> None:
         if len(self.stack) == self.loop_depth:
-            raise ProgramError(f"command {self.pc}: LOOP nested deeper than {self.loop_depth}; unroll the inner loop")
+            raise ProgramError(
+                f"command {self.pc}: LOOP nested deeper than {self.loop_depth}; "
+                f"unroll the inner loop"
+            )
         self.pc += 1
         self.stack.append([self.pc, ins.count])
         self.loop_event = True
@@ -295,8 +302,8 @@ class Core:
             count = self.tokens[4 * engine + target] + 1
             if count > 15:
                 raise ProgramError(
-                    f"cycle {self.now}: more than 15 tokens from engine {engine} to engine {target}; expected at most 15; "
-                    f"let engine {target} wait for them earlier"
+                    f"cycle {self.now}: more than 15 tokens from engine {engine} to engine "
+                    f"{target}; expected at most 15; let engine {target} wait for them earlier"
                 )
             self.tokens[4 * engine + target] = count
             self._consider(target)
@@ -329,20 +336,27 @@ class Core:
         if self.deciding:
             self._decide_from(self.now + 1)
         if buffer is not None:
-            self._find_key(BUFFER, buffer.code, buffer.instances[self.done[1] % len(buffer.instances)])
+            self._find_key(
+                BUFFER, buffer.code, buffer.instances[self.done[1] % len(buffer.instances)]
+            )
 
     def _start_refresh(self, cycle: int) -> None:
         """From `cycle` on the array's candidate is a refresh."""
         self._count_waiting(cycle - 1)
         if self.observer is not None:
-            if cycle == self.due and self.deciding_since < cycle and not self._same_as_refresh(cycle):
+            if (
+                cycle == self.due
+                and self.deciding_since < cycle
+                and not self._same_as_refresh(cycle)
+            ):
                 self.observer.not_refreshed(cycle - 1 - self.due)
             self.observer.refreshed(cycle - self.due)
         self.deciding, self.refreshing = False, True
         self._set_candidate(self.code_ref, 0)
 
     def _issue_before(self, horizon: int) -> int:
-        """DRAM commands in cycles below `horizon`. Stops after a cycle that may bring an event before it.
+        """DRAM commands in cycles below `horizon`. Stops after a cycle that may bring an event
+        before it.
 
         Returns that cycle, or `horizon`.
         """
@@ -351,7 +365,9 @@ class Core:
             if self.runs is not None:
                 self.runs.advance(horizon)
             array = max(key[0] >> TAG_BITS, from_cycle[0]) if current[ARRAY] is not None else NEVER
-            buffer = max(key[1] >> TAG_BITS, from_cycle[1]) if current[BUFFER] is not None else NEVER
+            buffer = (
+                max(key[1] >> TAG_BITS, from_cycle[1]) if current[BUFFER] is not None else NEVER
+            )
             if buffer <= array:
                 if buffer >= horizon:
                     return horizon
@@ -371,7 +387,11 @@ class Core:
                 self._count_waiting(now)
             else:
                 self._count_waiting(now - 1)
-                self.stalls[REFRESH if self.refreshing or self.candidate[0] == self.code_ref else COMMAND_BUS] += 1
+                self.stalls[
+                    REFRESH
+                    if self.refreshing or self.candidate[0] == self.code_ref
+                    else COMMAND_BUS
+                ] += 1
                 self.counted = now + 1
         self._issue(op, op.code, op.instances[done % len(op.instances)], now, done)
         self.done[1] = done = done + 1
@@ -408,12 +428,15 @@ class Core:
         return False
 
     def _decide_from(self, cycle: int) -> None:
-        """From `cycle` on the array's candidate, an activation, gives way to a refresh that becomes due."""
+        """From `cycle` on the array's candidate, an activation, gives way to a refresh that becomes
+        due.
+        """
         self.deciding, self.deciding_since = True, cycle
         self.deciding_keys = (self.key[0], self._latest(self.code_ref, 0))
 
     def _same_as_refresh(self, cycle: int) -> bool:
-        """Whether the candidate, had it been a refresh since the decision began, would have changed nothing yet.
+        """Whether the candidate, had it been a refresh since the decision began, would have changed
+        nothing yet.
 
         So it is in the wait after another refresh: both are blocked, and both count as `refresh`.
         """
@@ -439,7 +462,9 @@ class Core:
         masks = self.bank_masks[code]
         if masks is not None:
             mask = masks[instance]
-            self.open_banks = self.open_banks | mask if code in self.opening else self.open_banks & ~mask
+            self.open_banks = (
+                self.open_banks | mask if code in self.opening else self.open_banks & ~mask
+            )
         # One command per cycle on the bus: no row says it.
         self.from_cycle[0] = self.from_cycle[1] = now + 1
         if self.log is not None:
@@ -459,7 +484,9 @@ class Core:
     def _count_waiting(self, last: int) -> None:
         """Cycles up to `last` belong to the constraint for which the array's candidate waits."""
         if last >= self.counted:
-            self.stalls[self.wait_stall[self.candidate[0]][self.key[0] & TAG_MASK]] += last + 1 - self.counted
+            self.stalls[self.wait_stall[self.candidate[0]][self.key[0] & TAG_MASK]] += (
+                last + 1 - self.counted
+            )
             self.counted = last + 1
 
     def _count_idle(self, last: int) -> None:
@@ -477,48 +504,17 @@ class Core:
     def _idle_reason(self) -> int:
         queue = self.queues[ARRAY]
         if queue:
-            for source, reason in _WAITS:
+            for source, reason in WAITS:
                 if source in queue[0].waits and not self.tokens[4 * source]:
                     return reason
             return CONTROL
-        for source, reason in _WAITS:
+        for source, reason in WAITS:
             if self.queues[source] or self.current[source] is not None or self.pending[source]:
                 return reason
         return CONTROL
 
 
 _CONTROL = {
-    "HALT": Core._halt, "BARRIER": Core._barrier, "GEOM": Core._geom, "SETA": Core._seta, "ADDA": Core._adda,
-    "LOOP": Core._loop, "ENDLOOP": Core._endloop,
+    "HALT": Core._halt, "BARRIER": Core._barrier, "GEOM": Core._geom, "SETA": Core._seta,
+    "ADDA": Core._adda, "LOOP": Core._loop, "ENDLOOP": Core._endloop,
 }  # fmt: skip
-
-
-class Log:
-    """Trace of one run: DRAM commands and macro-commands in the order of the result's dtypes."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.rows: deque[int] = deque()  # row operands of the queued array commands
-        self.row = 0
-        self.loaded = [0] * 4
-        self.commands: list[tuple[int, int, int, int, int]] = []
-        self.macros: list[tuple[int, int, int, int, int]] = []
-        self._columns: dict[int, list[int]] = {}
-
-    def load(self, engine: int, now: int) -> None:
-        self.loaded[engine] = now
-        if engine == ARRAY:
-            self.row = self.rows.popleft()
-
-    def finish(self, engine: int, op: Op, last: int, complete: int) -> None:
-        self.macros.append((engine, op.opcode, self.loaded[engine], last, complete))
-
-    def command(self, op: Op, code: int, instance: int, now: int, done: int) -> None:
-        if code != op.code:  # a refresh before an OPEN
-            self.commands.append((now, code, 0, 0, 0))
-            return
-        columns = self._columns.get(op.index)
-        if columns is None:
-            columns = self._columns[op.index] = self.decoder.columns_of(op)
-        row = self.row if op.name == "OPEN" else 0
-        self.commands.append((now, code, instance, row, columns[done]))

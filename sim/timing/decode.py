@@ -1,4 +1,5 @@
-"""Commands of a `pim` program as the timing model needs them: what they issue, how long they are busy, when they complete.
+"""Commands of a `pim` program as the timing model needs them: what they issue, how long they are
+busy, when they complete.
 
 Ref: docs/pim.md section 4 (completion) and section 5 (DRAM commands of each macro-command).
 """
@@ -18,8 +19,9 @@ ARRAY, BUFFER, RANK, HOST = range(4)
 class Op:
     """One dispatched command under one number of lanes.
 
-    index: unique in the program. code: DRAM command it issues `count` times, at instances[i % len(instances)] (array,
-    buffer). busy: cycles (rank, host). after: cycles from the last action to completion.
+    index: unique in the program. code: DRAM command it issues `count` times, at instances[i %
+    len(instances)] (array, buffer). busy: cycles (rank, host). after: cycles from the last action
+    to completion.
     """
 
     index: int
@@ -38,7 +40,9 @@ class Op:
 class Decoder:
     """Decodes each command of a program once per number of lanes."""
 
-    def __init__(self, machine: Machine, program: Program, code: list[Instruction] | None = None) -> None:
+    def __init__(
+        self, machine: Machine, program: Program, code: list[Instruction] | None = None
+    ) -> None:
         self.machine, self.spec = machine, program.spec
         self.code = program.instructions() if code is None else code
         self.ops: list[Op] = []
@@ -62,7 +66,8 @@ class Decoder:
             shape["code"] = self.machine.std.code(shape.pop("dram"))
         return Op(
             len(self.ops), ins.name, engine, command.opcode,
-            tuple(e for e in range(4) if ins.wait >> e & 1), tuple(e for e in range(4) if ins.signal >> e & 1),
+            tuple(e for e in range(4) if ins.wait >> e & 1),
+            tuple(e for e in range(4) if ins.signal >> e & 1),
             **shape,
         )  # fmt: skip
 
@@ -73,7 +78,11 @@ class Decoder:
             places = ((ins.bank,), m.visiting, tuple(range(m.banks_per_group)), (0,))[ins.mode]
             return {"dram": name, "instances": places, "count": len(places)}
         if ins.name == "CLOSE":
-            return {"dram": "PRE", "instances": (ins.bank,), "count": 1} if ins.mode == 0 else {"dram": "PREA", "count": 1}
+            return (
+                {"dram": "PRE", "instances": (ins.bank,), "count": 1}
+                if ins.mode == 0
+                else {"dram": "PREA", "count": 1}
+            )
         if ins.name in ("REF", "WRR"):
             return {"dram": ins.name, "count": 1}
         if ins.name == "MAC":
@@ -90,7 +99,12 @@ class Decoder:
             return {"dram": "WRSB", "count": lanes * words, "after": m.write_latency}
         rounds = ins.groups if ins.name == "RDRBS" else 2 * ins.count
         after = m.read_latency + (m.tree_levels + 1) * m.step
-        return {"dram": "RDRB", "instances": m.visiting, "count": lanes * rounds * m.banks, "after": after}
+        return {
+            "dram": "RDRB",
+            "instances": m.visiting,
+            "count": lanes * rounds * m.banks,
+            "after": after,
+        }
 
     def _rank(self, ins: Instruction, lanes: int) -> dict:
         steps = ins.groups * self.machine.banks + 5 if ins.name == "SFM" else 2 * ins.count + 29
@@ -100,7 +114,9 @@ class Decoder:
         return {"busy": ins.count * self.machine.step}
 
     def columns_of(self, op: Op) -> list[int]:
-        """Column operand of each DRAM command: column, shared-buffer word, or 2 * result word + half."""
+        """Column operand of each DRAM command: column, shared-buffer word, or 2 * result word +
+        half.
+        """
         pc, lanes = self._places[op.index]
         ins, m = self.code[pc], self.machine
         if ins.name in ("MAC", "WR", "RD", "LDSB"):

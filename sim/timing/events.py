@@ -1,7 +1,8 @@
-"""Timeline of a traced run: events of engines, command bus and rows, and the JSON that Perfetto and Chrome show.
+"""Timeline of a traced run: events of engines, command bus and rows, and the JSON that Perfetto and
+Chrome show.
 
-Cycles are memory-clock cycles; every event names its clock domain. Ref: the Trace Event Format ("X" complete events, "C"
-counters, "M" names), whose time unit is the microsecond.
+Cycles are memory-clock cycles; every event names its clock domain. Ref: the Trace Event Format ("X"
+complete events, "C" counters, "M" names), whose time unit is the microsecond.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ def _check_traced(result: Result) -> None:
 
 
 def macro_events(result: Result) -> list[Event]:
-    """One event per macro-command, from the cycle after its load to its last action; `complete` is in the arguments."""
+    """One event per macro-command, from the cycle after its load to its last action; `complete` is
+    in the arguments.
+    """
     _check_traced(result)
     spec = load_spec("pim")
     events = []
     for engine, opcode, load, last, complete in result.macros.tolist():
         args = {"load": load, "last": last, "complete": complete}
         name = spec.by_opcode[opcode].name
-        events.append(Event(spec.engines[engine], name, load + 1, last + 1, result.clock_domain, args))
+        events.append(
+            Event(spec.engines[engine], name, load + 1, last + 1, result.clock_domain, args)
+        )
     return events
 
 
@@ -79,7 +84,9 @@ def row_events(machine: Machine, result: Result) -> list[Event]:
     def close(bank: int, cycle: int) -> None:
         if bank in opened:
             start, row = opened.pop(bank)
-            events.append(Event(f"bank {bank}", "row", start, cycle, result.clock_domain, {"row": row}))
+            events.append(
+                Event(f"bank {bank}", "row", start, cycle, result.clock_domain, {"row": row})
+            )
 
     for cycle, code, bank, row, _ in result.commands.tolist():
         name = machine.std.command(code).name
@@ -94,7 +101,9 @@ def row_events(machine: Machine, result: Result) -> list[Event]:
 
 
 def samples(machine: Machine, result: Result) -> list[Sample]:
-    """Counters: open banks at every change, and MAC commands per window in percent of one every nCCD_L cycles."""
+    """Counters: open banks at every change, and MAC commands per window in percent of one every
+    nCCD_L cycles.
+    """
     _check_traced(result)
     found, level = [Sample("open banks", 0, 0)], 0
     changes: dict[int, int] = {}
@@ -127,14 +136,20 @@ def chrome_trace(
     found: list[dict[str, Any]] = []
     for event in events:
         line = lines.setdefault(event.unit, len(lines) + 1)
-        args = {"start_cycle": event.start, "cycles": event.end - event.start, "clock": event.clock_domain, **event.args}
+        args = {
+            "start_cycle": event.start,
+            "cycles": event.end - event.start,
+            "clock": event.clock_domain,
+            **event.args,
+        }
         found.append({
             "ph": "X", "pid": 1, "tid": line, "name": event.kind, "cat": event.unit,
             "ts": event.start * us, "dur": (event.end - event.start) * us, "args": args,
         })  # fmt: skip
     for sample in counters:
         found.append({
-            "ph": "C", "pid": 1, "name": sample.counter, "ts": sample.cycle * us, "args": {"value": sample.value},
+            "ph": "C", "pid": 1, "name": sample.counter, "ts": sample.cycle * us,
+            "args": {"value": sample.value},
         })  # fmt: skip
     names = [
         {"ph": "M", "pid": 1, "tid": line, "name": "thread_name", "args": {"name": unit}}

@@ -1,6 +1,7 @@
 """The `pim` engine in the execution without data: exact cycles, stall reasons and traces.
 
-`cycles` counts cycles 0 to HALT inclusive; each belongs to one stall reason (docs/pim.md sections 4 and 7).
+`cycles` counts cycles 0 to HALT inclusive; each belongs to one stall reason (docs/pim.md sections 4
+and 7).
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.isa.spec import Instruction
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
-from bankside.sim.timing.core import STALLS, Core, Log
+from bankside.sim.timing.core import Core
 from bankside.sim.timing.decode import Decoder
 from bankside.sim.timing.runs import Runs, compile_pairs
 from bankside.sim.timing.skip import Memo, Skipper, timing_key
+from bankside.sim.timing.stalls import STALLS
+from bankside.sim.timing.trace import Log
 
 MAX_MEMOS = 64
 
 
 class PimTiming:
-    """Timing model of one machine. Every run starts at cycle 0 with all banks closed and all constraints expired.
+    """Timing model of one machine. Every run starts at cycle 0 with all banks closed and all
+    constraints expired.
 
     `skipping` False simulates every DRAM command (a trace always does); the result is the same.
     """
@@ -34,8 +38,9 @@ class PimTiming:
     def run(self, program: Program, *, trace: bool = False) -> Result:
         """Execute `program` without data.
 
-        Returns a Result with `cycles` (up to and including the one of HALT) and `counters`; with `trace` also the DRAM commands
-        and the macro-commands. Raises ProgramError on an illegal command, a deadlock or more than 15 tokens.
+        Returns a Result with `cycles` (up to and including the one of HALT) and `counters`; with
+        `trace` also the DRAM commands and the macro-commands. Raises ProgramError on an illegal
+        command, a deadlock or more than 15 tokens.
         """
         core = self._core(program, trace)
         cycles = core.run() + 1
@@ -66,6 +71,10 @@ class PimTiming:
         if len(self._memos) > MAX_MEMOS:
             self._memos.popitem(last=False)
         return memo
+
+    def memos(self) -> tuple[Memo, ...]:
+        """What is remembered of the programs so far, the most recent one last."""
+        return tuple(self._memos.values())
 
     def reset(self) -> None:
         """Nothing to do: no timing state lives on between programs."""

@@ -1,7 +1,9 @@
-"""Long runs of MAC, RDRB and WRSB: only the constraints among these commands are followed, and periods are jumped over.
+"""Long runs of MAC, RDRB and WRSB: only the constraints among these commands are followed, and
+periods are jumped over.
 
-Within a run the two engines meet only on the command bus and in a few rank-wide rows, so their joint behaviour becomes
-periodic after some commands; a repeated state of the candidates' constraints proves the period, and the run jumps.
+Within a run the two engines meet only on the command bus and in a few rank-wide rows, so their
+joint behaviour becomes periodic after some commands; a repeated state of the candidates'
+constraints proves the period, and the run jumps.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import functools
 
 from bankside.isa.dram.table import DramStandard
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, Table, compile_table
-from bankside.sim.timing.core import ARRAY, BUFFER, COMMAND_BUS, NEVER, REFRESH, Core
+from bankside.sim.timing.core import NEVER, Core
+from bankside.sim.timing.decode import ARRAY, BUFFER
+from bankside.sim.timing.stalls import COMMAND_BUS, REFRESH
 
 #: Runs of fewer commands, or over fewer cycles, are not worth the set-up.
 SHORTEST = 6
@@ -18,7 +22,9 @@ SPAN = 24
 
 
 class Pairs:
-    """What the table says of the three commands among each other. `usable` is False for a table that says more."""
+    """What the table says of the three commands among each other. `usable` is False for a table
+    that says more.
+    """
 
     def __init__(self, table: Table) -> None:
         std = table.std
@@ -30,17 +36,24 @@ class Pairs:
         self._offsets: dict[tuple[int, int], int | None] = {}
         self.same_group, self.other_group = self._rdrb_pairs()
         windows = any(table.windows[c] for c in (self.rdrb, self.wrsb, self.mac))
-        places = self._place_sets(table.push) <= self.groups and self._place_sets(table.pull) <= self.groups
+        places = (
+            self._place_sets(table.push) <= self.groups
+            and self._place_sets(table.pull) <= self.groups
+        )
         self.usable = not windows and places and self.same_group is not None and None not in (
             self.offset(self.mac, self.mac), self.offset(self.wrsb, self.wrsb),
         )  # fmt: skip
 
     def _place_sets(self, lists: list[list[tuple]]) -> int:
-        """How many different places RDRB distinguishes: more than the bank groups means a row per bank."""
+        """How many different places RDRB distinguishes: more than the bank groups means a row per
+        bank.
+        """
         return len(set(lists[self.rdrb]))
 
     def _rdrb_pairs(self) -> tuple[int | None, int | None]:
-        """Latency and tag from RDRB to RDRB in the same group and in another one; None where it depends on more."""
+        """Latency and tag from RDRB to RDRB in the same group and in another one; None where it
+        depends on more.
+        """
         found: dict[bool, set[int]] = {True: set(), False: set()}
         for a, push in enumerate(self.table.push[self.rdrb]):
             for b, pull in enumerate(self.table.pull[self.rdrb]):
@@ -106,7 +119,9 @@ class Runs:
         _Run(self, horizon, left_a, left_b, alone=not left_a).go()
 
     def _beside(self, horizon: int, left_b: int, free: int, start: int) -> None:
-        """A run of `buffer` while the array's candidate waits, until that may issue in cycle `free`."""
+        """A run of `buffer` while the array's candidate waits, until that may issue in cycle
+        `free`.
+        """
         cross = self.pairs.offset(self.core.current[BUFFER].code, self.core.candidate[0])
         if cross is None:
             return
@@ -121,7 +136,8 @@ class Runs:
 class _Run:
     """One stretch of one or two runs. With `alone` the array's side neither issues nor changes.
 
-    a, b: array and buffer. key: constraint of the candidate, rank_b and group_b its parts in the rank and per bank group.
+    a, b: array and buffer. key: constraint of the candidate, rank_b and group_b its parts in the
+    rank and per bank group.
     """
 
     def __init__(self, runs: Runs, horizon: int, left_a: int, left_b: int, alone: bool) -> None:
@@ -148,7 +164,11 @@ class _Run:
         self.a_to_b = pairs.offset(code_a, op.code) if self.left_a else 0
         self.b_to_a = pairs.offset(op.code, code_a) if self.has_a else 0
         if op.code == pairs.rdrb:
-            self.to_same, self.to_other, self.groups = pairs.same_group, pairs.other_group, pairs.groups
+            self.to_same, self.to_other, self.groups = (
+                pairs.same_group,
+                pairs.other_group,
+                pairs.groups,
+            )
             count = len(op.instances)
             places = [op.instances[(core.done[1] + i) % count] for i in range(self.groups)]
             self.group_b = [core._latest(op.code, b) for b in places]
@@ -212,7 +232,9 @@ class _Run:
             self.key_b = max(self.key_b, self.rank_b)
 
     def _repeat(self, now: int) -> None:
-        """Jumps over as many whole periods as fit when the constraints stand as they stood at an earlier command."""
+        """Jumps over as many whole periods as fit when the constraints stand as they stood at an
+        earlier command.
+        """
         base, limit = now << TAG_BITS, (now + 2) << TAG_BITS
         keys = [self.key_a if self.has_a else 0]
         if self.left_b:
@@ -234,7 +256,9 @@ class _Run:
         shift = cycles << TAG_BITS
         self.left_a -= times * a
         self.left_b -= times * b
-        self.stalls = [new + times * (new - old) for new, old in zip(self.stalls, stalls, strict=True)]
+        self.stalls = [
+            new + times * (new - old) for new, old in zip(self.stalls, stalls, strict=True)
+        ]
         self.key_a += shift
         self.free += cycles
         if self.has_a:
@@ -248,7 +272,9 @@ class _Run:
             self.last_b = [t + cycles for t in self.last_b[-self.groups :]]
 
     def _write_back(self) -> None:
-        """Counts, and the slots that the last commands push; earlier ones of the same place are covered by them."""
+        """Counts, and the slots that the last commands push; earlier ones of the same place are
+        covered by them.
+        """
         core = self.core
         if self.left_b and self.last_b:
             op, count = self.op, len(self.op.instances)

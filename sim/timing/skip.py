@@ -1,8 +1,9 @@
 """Steady state: iterations of a loop that have been simulated once are looked up afterwards.
 
-At every loop head (LOOP, ENDLOOP) the machine's state relative to the current cycle is interned. One iteration is a
-transition from state to state; it holds for an interval of the distance to the next due refresh, because refreshes act on
-the machine only through their decisions, and each decision says for which distances it would come out the same.
+At every loop head (LOOP, ENDLOOP) the machine's state relative to the current cycle is interned.
+One iteration is a transition from state to state; it holds for an interval of the distance to the
+next due refresh, because refreshes act on the machine only through their decisions, and each
+decision says for which distances it would come out the same.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 
 from bankside.isa.spec import Instruction
 from bankside.sim.timing.constraints import TAG_BITS
-from bankside.sim.timing.core import ARRAY, BUFFER, HOST, NEVER, RANK, RUNNING, Core
-from bankside.sim.timing.decode import Decoder
+from bankside.sim.timing.core import NEVER, RUNNING, Core
+from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder
 
 #: Loops whose states do not repeat would otherwise fill the memory.
 MAX_STATES = 20_000
@@ -20,7 +21,9 @@ _TIMED_FIELDS = ("mode", "bank", "count", "groups", "lanes", "wait", "signal")
 
 
 def timing_key(code: list[Instruction]) -> tuple:
-    """What the transitions of a program depend on: operands that time depends on, counts of outermost loops left out."""
+    """What the transitions of a program depend on: operands that time depends on, counts of
+    outermost loops left out.
+    """
     key, depth = [], 0
     for ins in code:
         depth -= ins.name == "ENDLOOP"
@@ -32,7 +35,9 @@ def timing_key(code: list[Instruction]) -> tuple:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One iteration: for low < distance to the next due refresh <= high, `cycles` later the state is `target`."""
+    """One iteration: for low < distance to the next due refresh <= high, `cycles` later the state
+    is `target`.
+    """
 
     low: int
     high: int
@@ -43,13 +48,20 @@ class Transition:
 
 
 class Memo:
-    """States and transitions of one program (see `timing_key`), and the decoder that numbers its commands."""
+    """States and transitions of one program (see `timing_key`), and the decoder that numbers its
+    commands.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.numbers: dict[tuple, int] = {}
         self.states: list[tuple] = []
         self.transitions: list[list[Transition]] = []
+
+    @property
+    def size(self) -> int:
+        """Iterations that were simulated."""
+        return sum(map(len, self.transitions))
 
     def intern(self, state: tuple) -> int:
         number = self.numbers.setdefault(state, len(self.states))
@@ -60,12 +72,19 @@ class Memo:
 
 
 class _Record:
-    """An iteration in progress. low, high: shifts of all due refreshes that leave its decisions as they are."""
+    """An iteration in progress. low, high: shifts of all due refreshes that leave its decisions as
+    they are.
+    """
 
     __slots__ = ("state", "cycle", "due", "stalls", "low", "high")
 
     def __init__(self, state: int, core: Core) -> None:
-        self.state, self.cycle, self.due, self.stalls = state, core.now, core.due, tuple(core.stalls)
+        self.state, self.cycle, self.due, self.stalls = (
+            state,
+            core.now,
+            core.due,
+            tuple(core.stalls),
+        )
         self.low, self.high = -NEVER, NEVER
 
     def narrow(self, low: int, high: int) -> None:
@@ -119,7 +138,14 @@ class Skipper:
         refreshes = (core.due - record.due) // core.interval
         stalls = tuple(a - b for a, b in zip(core.stalls, record.stalls, strict=True))
         self.memo.transitions[record.state].append(
-            Transition(distance + record.low, distance + record.high, core.now - record.cycle, refreshes, state, stalls)
+            Transition(
+                distance + record.low,
+                distance + record.high,
+                core.now - record.cycle,
+                refreshes,
+                state,
+                stalls,
+            )
         )
         if self.records:
             self.records[-1].narrow(record.low, record.high)
@@ -179,12 +205,16 @@ def _loop_ends(code: list[Instruction]) -> dict[int, int]:
 
 
 def snapshot(core: Core, head: int) -> tuple:
-    """All that decides the future at the end of cycle `core.now`, with times relative to it; the refresh apart."""
+    """All that decides the future at the end of cycle `core.now`, with times relative to it; the
+    refresh apart.
+    """
     now = core.now
     base, limit = now << TAG_BITS, (now + 2) << TAG_BITS
     current = tuple([-1 if op is None else op.index for op in core.current])
-    array = (core.done[0], core.deciding, core.refreshing) if core.current[ARRAY] is not None else ()
-    latencies = core.table.recent_latency
+    array = (
+        (core.done[0], core.deciding, core.refreshing) if core.current[ARRAY] is not None else ()
+    )
+    recent = zip(core.recent, core.table.recent_latency, strict=True)
     return (
         head, core.lanes, current, array,
         core.done[1] if core.current[BUFFER] is not None else 0,
@@ -193,17 +223,19 @@ def snapshot(core: Core, head: int) -> tuple:
         tuple(core.tokens), core.loads,
         tuple(sorted([(t - now, e, op.index) for t, e, op in core.completions])),
         tuple([k - base if k >= limit else 0 for k in core.ready]),
-        tuple([t - now if t + n > now + 1 else -NEVER for t, n in zip(core.recent, latencies, strict=True)]),
+        tuple([t - now if t + n > now + 1 else -NEVER for t, n in recent]),
         core.open_banks,
     )  # fmt: skip
 
 
 def restore(core: Core, memo: Memo, state: tuple) -> None:
-    """Puts a snapshot into `core` at the end of cycle `core.now`; `due`, loop stack and program counter are the caller's."""
+    """Puts a snapshot into `core` at the end of cycle `core.now`; `due`, loop stack and program
+    counter are the caller's.
+    """
     now, ops = core.now, memo.decoder.ops
     base = now << TAG_BITS
-    (_, core.lanes, current, array, done, ends, queues, tokens, core.loads, completions, ready, recent,
-     core.open_banks) = state  # fmt: skip
+    (_, core.lanes, current, array, done, ends, queues, tokens, core.loads, completions, ready,
+     recent, core.open_banks) = state  # fmt: skip
     core.current[:] = [None if i < 0 else ops[i] for i in current]
     core.ends[:] = [e + now if e < NEVER else NEVER for e in ends]
     for queue, indices in zip(core.queues, queues, strict=True):

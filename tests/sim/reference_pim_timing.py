@@ -1,7 +1,9 @@
-"""The `pim` engine written down a second time, one cycle after another, to check the timing model against.
+"""The `pim` engine written down a second time, one cycle after another, to check the timing model
+against.
 
-Nothing here is clever on purpose: every cycle looks at the registered state of the machine and applies the sentences
-of docs/pim.md sections 4, 5 and 7 to it. DRAM rows are evaluated from the list of all issued commands.
+Nothing here is clever on purpose: every cycle looks at the registered state of the machine and
+applies the sentences of docs/pim.md sections 4, 5 and 7 to it. DRAM rows are evaluated from the
+list of all issued commands.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Dram:
         self.issued += 1
 
     def expiry(self, name: str, bank: int) -> tuple[int, str]:
-        """Expiry cycle and stall tag of the row that expires last, among equals the larger tag code."""
+        """Expiry cycle and stall tag of the row that expires last, among equals the larger tag
+        code.
+        """
         known = self._cache.get((name, bank))
         if known is None or known[0] != self.issued:
             known = self._cache[name, bank] = (self.issued, *self._expiry(name, bank))
@@ -83,7 +87,9 @@ class Macro:
 
 
 def expand(machine: Machine, ins, row: int, geometry: Geometry) -> Macro:
-    """The macro-command of an instruction (docs/pim.md section 5, and the completion table of section 4)."""
+    """The macro-command of an instruction (docs/pim.md section 5, and the completion table of
+    section 4).
+    """
     wait = tuple(e for e in range(4) if ins.wait >> e & 1)
     signal = tuple(e for e in range(4) if ins.signal >> e & 1)
     macro = Macro(ins.name, machine_opcode(ins.name), wait, signal)
@@ -111,7 +117,9 @@ def expand(machine: Machine, ins, row: int, geometry: Geometry) -> Macro:
     elif ins.name in ("WR", "RD", "LDSB"):
         for i in range(ins.count):
             put((ins.name, ins.bank, 0, ins.col + i))
-        macro.after = {"WR": m.write_latency, "RD": m.read_latency, "LDSB": m.mac_period + 1}[ins.name]
+        macro.after = {"WR": m.write_latency, "RD": m.read_latency, "LDSB": m.mac_period + 1}[
+            ins.name
+        ]
     elif ins.name == "WRSBQ":
         for _lane in range(lanes):
             for j in range(ins.count):
@@ -153,7 +161,9 @@ def machine_opcode(name: str) -> int:
 
 
 class Reference:
-    """Runs one program; afterwards `cycles`, `counters`, `commands` and `macros` hold what happened."""
+    """Runs one program; afterwards `cycles`, `counters`, `commands` and `macros` hold what
+    happened.
+    """
 
     def __init__(self, machine: Machine, program: Program):
         self.m, self.code = machine, program.instructions()
@@ -161,15 +171,21 @@ class Reference:
         self.queues: list[deque[Macro]] = [deque() for _ in range(4)]
         self.current: list[Macro | None] = [None] * 4
         self.tokens = [[0] * 4 for _ in range(4)]  # [from][to]
-        self.pending: list[tuple[int, int, Macro, int]] = []  # completion cycle, engine, macro, last
+        self.pending: list[
+            tuple[int, int, Macro, int]
+        ] = []  # completion cycle, engine, macro, last
         self.pc, self.stack, self.registers = 0, [], [0, 0, 0, 0]
         self.geometry = Geometry()
         self.refreshed = 0
         self.commands: list[tuple[int, int, int, int, int]] = []
         self.macros: list[tuple[int, int, int, int, int]] = []
         self.counters = dict.fromkeys(program.spec.stalls, 0)
-        self.engine_of = {n: program.spec.engines.index(c.engine)
-                          for n, c in program.spec.commands.items() if c.engine != "control"}  # fmt: skip
+        engines = program.spec.engines
+        self.engine_of = {
+            n: engines.index(c.engine)
+            for n, c in program.spec.commands.items()
+            if c.engine != "control"
+        }
         self.cycles: int | None = None
 
     def run(self, limit: int = 2_000_000) -> Reference:
@@ -225,7 +241,9 @@ class Reference:
         return macro.commands[0] if macro else None
 
     def candidate(self, cycle: int):
-        """The array's candidate command: the macro's next one, or a refresh that is due before an activation."""
+        """The array's candidate command: the macro's next one, or a refresh that is due before an
+        activation.
+        """
         macro = self.current[ARRAY]
         if macro is None:
             return None
@@ -285,7 +303,9 @@ class Reference:
         self.pc += 1
         return False, None
 
-    def reason(self, cycle: int, array, array_free: bool, buffer_free: bool, counts: list[int]) -> str:
+    def reason(
+        self, cycle: int, array, array_free: bool, buffer_free: bool, counts: list[int]
+    ) -> str:
         if array is not None:
             name = array[0]
             if name == "REF":
@@ -297,7 +317,11 @@ class Reference:
                 return "mac" if name == "MAC" else "transfer"
             return TAG_REASON[tag]
         if counts[ARRAY]:
-            for source, reason in ((RANK, "wait_rank"), (BUFFER, "wait_buffer"), (HOST, "wait_host")):
+            for source, reason in (
+                (RANK, "wait_rank"),
+                (BUFFER, "wait_buffer"),
+                (HOST, "wait_host"),
+            ):
                 if source in self.queues[ARRAY][0].wait and not self.tokens[source][ARRAY]:
                     return reason
             return "control"

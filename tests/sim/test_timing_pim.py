@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import random
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bankside.errors import ProgramError
+from bankside.errors import ProgramError, SpecError
 from bankside.isa.program import Builder
-from bankside.sim.timing.core import STALLS
+from bankside.isa.spec import load_spec
+from bankside.sim.timing import skip
+from bankside.sim.timing.constraints import Table
 from bankside.sim.timing.pim import PimTiming
+from bankside.sim.timing.stalls import STALLS
 
 
 def _sibling(name: str):
@@ -41,9 +44,156 @@ def compare(machine, program, note: str = "") -> int:
     return result.cycles
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_programs_agree_with_the_cycle_by_cycle_machine(seed):
     rng = random.Random(seed)
     machine = programs.random_machine(rng)
-    program = programs.RandomProgram(machine, rng, 30).build()
+    program = programs.RandomProgram(machine, rng, 24).build()
     compare(machine, program, f"seed {seed}, {machine.std.name}")
+
+
+@pytest.mark.parametrize("standard", ["ddr4_3200", "ddr5_4800"])
+def test_attention_agrees_with_the_cycle_by_cycle_machine(standard):
+    """The software-pipelined kernel, with a refresh inside."""
+    machine = programs.machine(standard, params={"nREFI": 6000})
+    assert compare(machine, programs.attention(machine, 4, lanes=2)) > 6000
+
+
+def test_the_comparison_notices_one_cycle():
+    """One more cycle of tRCD, or a shorter queue, must not go unnoticed."""
+    program = programs.attention(programs.machine(), 3)
+    expected = reference.Reference(programs.machine(), program).run()
+    slower = PimTiming(programs.machine(params={"nRCD": 23})).run(program, trace=True)
+    assert [tuple(c) for c in slower.commands.tolist()] != expected.commands
+    blocked = _program(*[("REF", {})] * 4, ("SFM", {"groups": 63, "valid": 1}))
+    deep, shallow = (PimTiming(programs.machine(depth=d)).run(blocked) for d in (4, 1))
+    assert shallow.cycles > deep.cycles
+
+
+def same_with_and_without_skipping(machine, program, note: str = ""):
+    """Cycles and counters of skipping, of skipping with a warm memo, and of every command
+    simulated.
+    """
+    plain = PimTiming(machine, skipping=False).run(program)
+    model = PimTiming(machine)
+    for attempt in ("cold", "warm"):
+        fast = model.run(program)
+        assert (fast.cycles, fast.counters) == (plain.cycles, plain.counters), f"{note} {attempt}"
+    return model, plain
+
+
+def longer_loops(program, rng):
+    """The program with other loop counts: what skipping sees is a known body."""
+    words = []
+    for word in program.words:
+        if program.spec.decode(word).name == "LOOP" and rng.random() < 0.6:
+            word = program.spec.encode("LOOP", count=rng.choice([7, 30, 60]))
+        words.append(word)
+    return dataclasses.replace(program, words=tuple(words))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_skipping_changes_nothing(seed):
+    rng = random.Random(1000 + seed)
+    machine = programs.random_machine(rng)
+    program = programs.RandomProgram(machine, rng, rng.choice([8, 16, 30])).build()
+    same_with_and_without_skipping(machine, program, f"seed {seed}")
+    same_with_and_without_skipping(machine, longer_loops(program, rng), f"seed {seed}, longer")
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+@pytest.mark.parametrize("standard", ["ddr4_3200", "ddr5_4800"])
+def test_long_attention_is_skipped_exactly(standard, refresh):
+    machine = programs.machine(standard, refresh=refresh)
+    model, plain = same_with_and_without_skipping(
+        machine, programs.attention(machine, 120, lanes=2)
+    )
+    assert plain.cycles > 20 * machine.refresh_interval
+    (memo,) = model.memos()
+    assert len(memo.states) < 12, "the kernel reaches a steady state"
+    # Another context length is the same body: nothing of it is simulated again.
+    before = memo.size
+    longer = model.run(programs.attention(machine, 4000, lanes=2))
+    assert longer.cycles > 30 * plain.cycles and memo.size < 3 * before + 40
+
+
+def test_nested_loops_are_skipped_exactly():
+    machine = programs.machine(params={"nREFI": 5000})
+    b = Builder("pim", machine.burst_elements)
+    b.LOOP(count=30)
+    b.HWR(count=3, signal="array")
+    b.LOOP(count=20)
+    b.OPEN(mode="staggered", areg=1, areg_en=1)
+    b.MAC(count=50)
+    b.CLOSE(mode="all")
+    b.ENDLOOP()
+    b.WRR(cpt=1, wait="host")
+    b.ENDLOOP()
+    same_with_and_without_skipping(machine, b.build())
+
+
+def test_memo_is_bounded(monkeypatch):
+    """A loop whose states do not repeat soon gives up remembering, not correctness."""
+    monkeypatch.setattr(skip, "MAX_STATES", 3)
+    machine = programs.machine(params={"nREFI": 3001})
+    program = programs.attention(machine, 60)
+    same_with_and_without_skipping(machine, program)
+
+
+def test_registers_and_rows_in_the_trace():
+    machine = programs.machine(refresh=False)
+    b = Builder("pim", machine.burst_elements)
+    b.SETA(areg=2, value=(1 << 20) - 1)
+    b.LOOP(count=3)
+    b.OPEN(mode="bank", bank=6, row=10, areg=2, areg_en=1)
+    b.CLOSE(mode="all")
+    b.ADDA(areg=2, value=3)
+    b.ENDLOOP()
+    result = PimTiming(machine).run(b.build(), trace=True)
+    activations = result.commands[result.commands["code"] == machine.std.code("ACT")]
+    assert activations["row"].tolist() == [9, 12, 15]
+    assert activations["bank"].tolist() == [6, 6, 6]
+
+
+def test_empty_program_ends_in_its_first_cycle():
+    machine = programs.machine()
+    result = PimTiming(machine).run(Builder("pim", machine.burst_elements).build())
+    assert result.cycles == 1
+    assert result.counters == dict.fromkeys(STALLS, 0) | {"control": 1}
+
+
+def _program(*commands: tuple[str, dict]):
+    b = Builder("pim", 32)
+    for name, operands in commands:
+        b.emit(name, **operands)
+    return b.build()
+
+
+@pytest.mark.parametrize(("commands", "message"), [
+    ([("WRR", {"cpt": 1, "wait": "rank"})], "deadlock .* WRR"),
+    ([("HWR", {"count": 1, "signal": "rank"})] * 16, "more than 15 tokens"),
+    ([("ENDLOOP", {})], "ENDLOOP without LOOP"),
+    ([("LOOP", {"count": 2})] * 3, "nested deeper"),
+])  # fmt: skip
+def test_illegal_programs_are_refused(commands, message):
+    for skipping in (True, False):
+        with pytest.raises(ProgramError, match=message):
+            PimTiming(programs.machine(), skipping=skipping).run(_program(*commands))
+
+
+def test_a_program_without_halt_is_refused():
+    program = _program(("WRR", {"cpt": 1}))
+    with pytest.raises(ProgramError, match="end it with HALT"):
+        PimTiming(programs.machine()).run(dataclasses.replace(program, words=program.words[:-1]))
+
+
+def test_stall_names_are_those_of_the_specification():
+    assert load_spec("pim").stalls == STALLS
+
+
+def test_a_window_below_the_rank_is_refused():
+    std = programs.machine().std
+    row = next(r for r in std.constraints if r.window > 1)
+    rows = tuple(dataclasses.replace(r, level="bank") if r is row else r for r in std.constraints)
+    with pytest.raises(SpecError, match="windows per rank"):
+        Table(dataclasses.replace(std, constraints=rows))

@@ -1,4 +1,6 @@
-"""Random legal programs and machines for the timing tests, and a software-pipelined attention kernel."""
+"""Random legal programs and machines for the timing tests, and a software-pipelined attention
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -14,40 +16,62 @@ ARRAY, BUFFER, RANK, HOST = range(4)
 
 
 def machine(
-    standard: str = "ddr4_3200", *, refresh: bool = True, lanes: int = 8, depth: int = 4, chips: int = 8,
-    geometry: dict[str, int] | None = None, params: dict[str, int] | None = None, options: dict | None = None,
+    standard: str = "ddr4_3200",
+    *,
+    refresh: bool = True,
+    lanes: int = 8,
+    depth: int = 4,
+    chips: int = 8,
+    geometry: dict[str, int] | None = None,
+    params: dict[str, int] | None = None,
+    options: dict | None = None,
 ) -> Machine:
     """A machine with any geometry and, through `params`, any single DRAM parameter."""
-    dram = {"standard": standard, "chips": chips, "rows": 4096, "refresh": refresh, **(geometry or {})}
+    dram = {
+        "standard": standard,
+        "chips": chips,
+        "rows": 4096,
+        "refresh": refresh,
+        **(geometry or {}),
+    }
     config = HardwareConfig.model_validate({
-        "name": "test", "engine": "pim", "dram": dram, "pim": {"query_lanes": lanes, "queue_depth": depth},
+        "name": "test", "engine": "pim", "dram": dram,
+        "pim": {"query_lanes": lanes, "queue_depth": depth},
     })  # fmt: skip
     std = load_standard(standard, geometry=geometry, options=options or {}, params=params)
     return Machine(config, std)
 
 
 def random_machine(rng: random.Random) -> Machine:
-    """Any standard, geometry and queue depth; frequent refreshes, and timings that no datasheet has."""
+    """Any standard, geometry and queue depth; frequent refreshes, and timings that no datasheet
+    has.
+    """
     standard = rng.choice(["ddr4_2400", "ddr4_3200", "ddr4_3200", "ddr5_4800", "ddr5_4800"])
     params = {}
     if rng.random() < 0.5:
         params["nREFI"] = rng.randrange(700, 3000)
         params["nRFC"] = rng.randrange(20, 300)
     if rng.random() < 0.4:
-        for name in rng.sample(["nCCD_S", "nRRD_S", "nRTP", "nFAW", "nRTW", "nWRR", "nRCD", "nRAS"], 3):
+        for name in rng.sample(
+            ["nCCD_S", "nRRD_S", "nRTP", "nFAW", "nRTW", "nWRR", "nRCD", "nRAS"], 3
+        ):
             params[name] = rng.randrange(1, 40)
     geometry = rng.choice([
-        None, None, {"bank_groups": 1, "banks_per_group": 8}, {"bank_groups": 2, "banks_per_group": 4},
+        None, None, {"bank_groups": 1, "banks_per_group": 8},
+        {"bank_groups": 2, "banks_per_group": 4},
         {"bank_groups": 8, "banks_per_group": 1},
     ])  # fmt: skip
     return machine(
-        standard, refresh=rng.random() < 0.8, depth=rng.choice([1, 2, 3, 4, 8]), chips=rng.choice([1, 2, 8]),
-        geometry=geometry, params=params, options={"multi_activate_faw": rng.choice(["scaled", "waived"])},
+        standard, refresh=rng.random() < 0.8, depth=rng.choice([1, 2, 3, 4, 8]),
+        chips=rng.choice([1, 2, 8]), geometry=geometry, params=params,
+        options={"multi_activate_faw": rng.choice(["scaled", "waived"])},
     )  # fmt: skip
 
 
 class RandomProgram:
-    """Commands that keep the rules: rows open and closed in order, tokens that always come, loops that balance both."""
+    """Commands that keep the rules: rows open and closed in order, tokens that always come, loops
+    that balance both.
+    """
 
     def __init__(self, machine: Machine, rng: random.Random, size: int = 40) -> None:
         self.m, self.rng, self.size = machine, rng, size
@@ -156,7 +180,11 @@ class RandomProgram:
 
     def activate(self) -> None:
         rng, b = self.rng, self.b
-        operands = {"row": rng.randrange(4096), "areg": rng.randrange(4), "areg_en": rng.randrange(2)}
+        operands = {
+            "row": rng.randrange(4096),
+            "areg": rng.randrange(4),
+            "areg_en": rng.randrange(2),
+        }
         mode = rng.choice(["bank", "staggered", "group", "all"]) if not self.open else "bank"
         bank = rng.choice(sorted(set(range(self.m.banks)) - self.open))
         b.OPEN(mode=mode, bank=bank if mode == "bank" else 0, **operands, **self.masks(ARRAY))
@@ -197,8 +225,12 @@ def void(_value: object) -> None:
     """Drops a value (the builder returns the command's position)."""
 
 
-def attention(machine: Machine, chunks: int, *, groups: int = 8, cpt: int = 8, lanes: int = 1) -> Program:
-    """Scores of chunk c+1 overlap the softmax of chunk c and the context of chunk c-1 (chunks >= 3)."""
+def attention(
+    machine: Machine, chunks: int, *, groups: int = 8, cpt: int = 8, lanes: int = 1
+) -> Program:
+    """Scores of chunk c+1 overlap the softmax of chunk c and the context of chunk c-1 (chunks >=
+    3).
+    """
     b = Builder("pim", machine.burst_elements)
     columns = groups * machine.slots_per_burst * cpt
     b.GEOM(nhc_log2=machine.tree_levels, cpt=cpt, lanes=lanes)
