@@ -145,7 +145,8 @@ class Table:
             if row.level != "rank":
                 raise SpecError(
                     f"{self.std.name}: row {row.index} ({row}) has a window at level "
-                    f"{row.level}; the timing model counts windows per rank; use level rank or extend sim/timing/constraints.py"
+                    f"{row.level}; the timing model counts windows per rank; use level rank "
+                    f"or extend sim/timing/constraints.py"
                 )
             after = [a for a in row.following if a in self.scopes]
             slots = tuple({numbers["rank", a, 0] for a in after})

@@ -11,10 +11,11 @@ from collections import deque
 
 from bankside.errors import ProgramError
 from bankside.isa.machine import Machine
-from bankside.isa.program import ADDRESS_MASK, Program
+from bankside.isa.program import Program
 from bankside.isa.spec import Instruction
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, compile_table
 from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder, Op
+from bankside.sim.timing.front_end import FULL, HALTED, IDLE, RUNNING, FrontEnd
 from bankside.sim.timing.stalls import (
     COMMAND_BUS,
     CONTROL,
@@ -28,11 +29,8 @@ from bankside.sim.timing.trace import Log
 NEVER = 1 << 60
 _OPENS = ("ACT", "ACT4", "ACTA")
 
-# Front end: one command per cycle, blocked by a full queue, waiting for an idle machine, halted.
-RUNNING, FULL, IDLE, HALTED = range(4)
 
-
-class Core:
+class Core(FrontEnd):
     """One run.
 
     `observer` (see skip.py) hears of loop heads and refresh decisions, `log` collects a trace,
@@ -101,7 +99,7 @@ class Core:
 
     # --- the event loop ---
     def run(self) -> int:
-        """Runs to HALT; returns its cycle. Raises ProgramError on a deadlock or an illegal program."""
+        """Runs to HALT; returns its cycle. Raises ProgramError on a deadlock or illegal program."""
         while True:
             horizon = self._horizon()
             if horizon > self.now + 1:
@@ -177,79 +175,6 @@ class Core:
             f"deadlock in cycle {self.now}, command {self.pc}: no token ever comes for "
             f"{', '.join(waiting)}; let an earlier command signal it"
         )
-
-    # --- front end ---
-    def _front_end(self) -> None:
-        if self.pc >= len(self.code):
-            raise ProgramError(
-                f"command {self.pc}: the program runs past its end; end it with HALT"
-            )
-        ins = self.code[self.pc]
-        handler = _CONTROL.get(ins.name)
-        if handler is not None:
-            handler(self, ins)
-            return
-        op = self.decoder.op(self.pc, self.lanes)
-        queue = self.queues[op.engine]
-        if len(queue) == self.depth:
-            self.front, self.front_engine = FULL, op.engine
-            return
-        if self.log is not None and op.engine == ARRAY:
-            row = ins.fields.get("row", 0)
-            row += self.registers[ins.areg] if ins.fields.get("areg_en") else 0
-            self.log.rows.append(row & ADDRESS_MASK)
-        queue.append(op)
-        self.pc += 1
-        if len(queue) == 1:
-            self._consider(op.engine)
-
-    def _halt(self, ins) -> None:
-        if self._wait_idle():
-            self.front = HALTED
-
-    def _barrier(self, ins) -> None:
-        if self._wait_idle():
-            self.pc += 1
-
-    def _geom(self, ins) -> None:
-        if self._wait_idle():
-            self.lanes = ins.lanes
-            self.pc += 1
-
-    def _wait_idle(self) -> bool:
-        if self._is_idle():
-            return True
-        self.front = IDLE
-        return False
-
-    def _seta(self, ins) -> None:
-        self.registers[ins.areg] = ins.value
-        self.pc += 1
-
-    def _adda(self, ins) -> None:
-        self.registers[ins.areg] += ins.value
-        self.pc += 1
-
-    def _loop(self, ins) -> None:
-        if len(self.stack) == self.loop_depth:
-            raise ProgramError(
-                f"command {self.pc}: LOOP nested deeper than {self.loop_depth}; "
-                f"unroll the inner loop"
-            )
-        self.pc += 1
-        self.stack.append([self.pc, ins.count])
-        self.loop_event = True
-
-    def _endloop(self, ins) -> None:
-        if not self.stack:
-            raise ProgramError(f"command {self.pc}: ENDLOOP without LOOP; remove it")
-        top = self.stack[-1]
-        top[1] -= 1
-        self.loop_event = True
-        # The entry of a loop that ends stays until the observer has seen it.
-        self.pc = top[0] if top[1] else self.pc + 1
-        if not top[1] and self.observer is None:
-            self.stack.pop()
 
     # --- loads, tokens, completions ---
     def _consider(self, engine: int) -> None:
@@ -512,9 +437,3 @@ class Core:
             if self.queues[source] or self.current[source] is not None or self.pending[source]:
                 return reason
         return CONTROL
-
-
-_CONTROL = {
-    "HALT": Core._halt, "BARRIER": Core._barrier, "GEOM": Core._geom, "SETA": Core._seta,
-    "ADDA": Core._adda, "LOOP": Core._loop, "ENDLOOP": Core._endloop,
-}  # fmt: skip

@@ -122,7 +122,7 @@ def samples(machine: Machine, result: Result) -> list[Sample]:
 
 
 def timeline(machine: Machine, result: Result) -> list[Event]:
-    """All events of a traced run, ordered by start. Raises ValueError for a result without a trace."""
+    """All events of a traced run, ordered by start. Raises ValueError when there is no trace."""
     events = macro_events(result) + command_events(machine, result) + row_events(machine, result)
     return sorted(events, key=lambda e: (e.start, e.end, e.unit))
 

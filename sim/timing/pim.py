@@ -64,7 +64,7 @@ class PimTiming:
         return core
 
     def _memo(self, program: Program, code: list[Instruction]) -> Memo:
-        """The memo of programs that behave alike in time; the least recently used one makes room."""
+        """The memo of programs that behave alike in time; the least recently used makes room."""
         key = timing_key(code)
         memo = self._memos.pop(key, None) or Memo(Decoder(self.machine, program, code))
         self._memos[key] = memo

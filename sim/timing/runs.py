@@ -84,7 +84,7 @@ class Runs:
         self.core, self.pairs = core, pairs
 
     def advance(self, horizon: int) -> None:
-        """Issues commands of runs in cycles below `horizon`, never the last one of a macro-command."""
+        """Issues commands of runs before `horizon`, never the last one of a macro-command."""
         core = self.core
         array, buffer, _, _ = core.current
         start = max(core.from_cycle)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from bankside.isa.spec import Instruction
 from bankside.sim.timing.constraints import TAG_BITS
-from bankside.sim.timing.core import NEVER, RUNNING, Core
+from bankside.sim.timing.core import NEVER, Core
 from bankside.sim.timing.decode import ARRAY, BUFFER, HOST, RANK, Decoder
+from bankside.sim.timing.front_end import RUNNING
 
 #: Loops whose states do not repeat would otherwise fill the memory.
 MAX_STATES = 20_000
@@ -151,7 +152,7 @@ class Skipper:
             self.records[-1].narrow(record.low, record.high)
 
     def _follow(self, state: int) -> int:
-        """Jumps over as many iterations as are known; returns the state in front of the next one."""
+        """Jumps over as many iterations as are known; returns the state before the next one."""
         core, memo = self.core, self.memo
         left = core.stack[-1][1]
         distance = core.due - core.now
