@@ -6,6 +6,7 @@ Every program goes to each chosen execution. The bits that continue the model co
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Agreements:
     bit_mismatches: int = 0
     cycles_compared: int = 0
     cycle_mismatches: int = 0
+    sum_mismatches: int = 0
     details: list[str] = field(default_factory=list)
 
     def note_bits(self, detail: str | None, where: str) -> None:
@@ -81,8 +83,8 @@ class Agreements:
         self._keep("cycles", detail, where)
 
     def note_sum(self, detail: str, where: str) -> None:
-        """Stall reasons that do not sum to the cycles: a mismatch without a comparison."""
-        self.cycle_mismatches += 1
+        """Stall reasons that do not sum to the cycles: one execution contradicts itself."""
+        self.sum_mismatches += 1
         self._keep("stalls", detail, where)
 
     def _keep(self, kind: str, detail: str | None, where: str) -> None:
@@ -150,6 +152,7 @@ class PimAttention:
         self._used = [0] * layers
         self.calls: list[Call] = []
         self.found = Agreements()
+        self._digest = hashlib.sha256()
         self.programs = self.append_programs = self.append_cycles = 0
         self.traces: deque[Trace] = deque(maxlen=layers * layout.passes * layout.lane_passes)
         for name in self.executions:
@@ -181,23 +184,42 @@ class PimAttention:
         self.calls.append(self._record(layer, tokens, results, where))
         return self._kernels.collect(outputs).view(np.float16)
 
+    @property
+    def running(self) -> set[str]:
+        """Executions that take part; one that refuses a program is dropped."""
+        return set(self._engines)
+
+    def compare(self, program: Program, where: str) -> dict[str, Result]:
+        """Run a program of one's own on freshly reset executions and count what differs.
+
+        It replaces the sequence in the DRAM: `start` again before the next token.
+        """
+        for engine in self._engines.values():
+            engine.reset()
+        return self._results(program, where, trace=True)
+
     def _run(self, program: Program, where: str, *, trace: bool) -> Result:
         """Run on every execution, compare, and join bits and cycles into one result."""
+        self._digest.update(program.hash.encode())
+        results = self._results(program, where, trace=trace)
+        bits = results.get("rtl") or results.get("golden")
+        time = results.get("rtl") or results.get("timing")
+        if bits is None or time is None:
+            raise ProgramError(f"{where}: no execution is left that gives both bits and cycles")
+        return Result(bits.outputs, time.cycles, time.counters, time.commands, time.macros)
+
+    def _results(self, program: Program, where: str, *, trace: bool) -> dict[str, Result]:
         results = {}
         for name in tuple(self._engines):
             try:
                 results[name] = self._engines[name].run(program, trace=trace)
             except ProgramError as error:
                 self._drop(name, f"{name} refuses the program: {error}", where, error)
-        bits = results.get("rtl") or results.get("golden")
-        time = results.get("rtl") or results.get("timing")
-        if bits is None or time is None:
-            raise ProgramError(f"{where}: no execution is left that gives both bits and cycles")
-        if "golden" in results and "rtl" in results:
+        if {"golden", "rtl"} <= results.keys():
             self.found.note_bits(compare_bits(results["golden"], results["rtl"]), where)
-        if "timing" in results and "rtl" in results:
+        if {"timing", "rtl"} <= results.keys():
             self.found.note_cycles(compare_cycles(results["timing"], results["rtl"]), where)
-        return Result(bits.outputs, time.cycles, time.counters, time.commands, time.macros)
+        return results
 
     def _drop(self, name: str, detail: str, where: str, error: ProgramError) -> None:
         """An execution that refuses a program has lost its state: the others go on without it."""
@@ -226,6 +248,11 @@ class PimAttention:
             sums = f"reasons sum to {sum(stalls.values())}, the call took {call.cycles} cycles"
             self.found.note_sum(sums, where)
         return call
+
+    @property
+    def program_hash(self) -> str:
+        """Hash over all programs of the sequence, in their order."""
+        return self._digest.hexdigest()[:16]
 
     @property
     def cycles(self) -> int:

@@ -2,9 +2,9 @@
 
 Assumptions (all of them are shown with the results):
 
-* 64 ranks of DDR4-3200 in 4 ranksets; layer l of a request lies on rankset l mod 4, its KV heads are
-  dealt to the rankset's 16 ranks in groups of C/N_hc heads. Every rank is busy: enough requests
-  are in flight. How evenly one layer's groups divide over 16 ranks is given as `balance`.
+* 64 ranks of DDR4-3200 in 4 ranksets; layer l of a request lies on rankset l mod 4, its KV heads
+  are dealt to the rankset's 16 ranks in groups of C/N_hc heads. Every rank is busy: enough
+  requests are in flight. How evenly one layer's groups divide over 16 ranks is given as `balance`.
 * What a rank does for one group of heads is one program: append the newest key and value, then
   attend. Programs follow each other without overlap, for as long as several refresh intervals.
 * A rank has 65,536 rows per bank (8 Gb chips), whose timing also decides the refresh.
@@ -114,7 +114,7 @@ class Point:
 
 @functools.cache
 def machine(group: int, variant: Variant) -> Machine:
-    """One rank of the machine with as many query lanes as query heads share a KV head (at most 8)."""
+    """One rank, with as many query lanes as query heads share a KV head (at most 8)."""
     base = HardwareConfig.load(PRESET)
     dram = base.dram.model_copy(
         update={
@@ -164,7 +164,7 @@ def repeated(program: Program, count: int, burst_elements: int) -> Program:
 
 
 def measure(name: str, context: int, variant_name: str = "base") -> Point:
-    """One point. Raises ConfigError for an unknown model, or a context that the rank cannot hold."""
+    """One point. Raises ConfigError for an unknown model or a context that does not fit."""
     shape, variant = MODELS.get(name), VARIANTS.get(variant_name)
     mc = machine(shape.group, variant)
     program, heads = kernel(mc, shape, context, variant)
