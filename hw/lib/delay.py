@@ -8,13 +8,15 @@ from amaranth.lib.wiring import In, Out
 class DelayLine(wiring.Component):
     """What goes in comes out exactly `depth` cycles later.
 
-    The valid bits shift through registers, the payloads lie in a ring memory, so that a long line costs little simulation.
+    The valid bits shift through registers; the payloads lie still in a ring memory, so that a long
+    line costs little simulation.
 
     Members
     -------
     i_valid, i_payload : In
     o_valid, o_payload : Out
-        The input of `depth` cycles before (depth 0: of this cycle). The payload counts only while `o_valid`.
+        The input of `depth` cycles before (depth 0: of this cycle). The payload counts only while
+        `o_valid`.
     busy : Out
         A valid item is inside (registered; includes the cycle in which it comes out).
     """
@@ -23,7 +25,15 @@ class DelayLine(wiring.Component):
         if depth < 0:
             raise ValueError(f"DelayLine depth must not be negative, not {depth!r}")
         self._shape, self._depth = shape, depth
-        super().__init__({"i_valid": In(1), "i_payload": In(shape), "o_valid": Out(1), "o_payload": Out(shape), "busy": Out(1)})
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_payload": In(shape),
+                "o_valid": Out(1),
+                "o_payload": Out(shape),
+                "busy": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -44,7 +54,12 @@ class DelayLine(wiring.Component):
         m.d.sync += place.eq(place + 1)
         with m.If(place == self._depth - 1):
             m.d.sync += place.eq(0)
-        # Written at the end of cycle t, read `depth` cycles later in the same place before it is overwritten.
-        m.d.comb += [write.en.eq(self.i_valid), write.addr.eq(place), write.data.eq(self.i_payload),
-                     read.addr.eq(place), self.o_payload.eq(read.data)]
+        # Written at the end of cycle t, read `depth` cycles later, before it is overwritten.
+        m.d.comb += [
+            write.en.eq(self.i_valid),
+            write.addr.eq(place),
+            write.data.eq(self.i_payload),
+            read.addr.eq(place),
+            self.o_payload.eq(read.data),
+        ]
         return m

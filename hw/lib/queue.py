@@ -1,12 +1,14 @@
 """First-in first-out queue between two streams."""
 
-from amaranth.hdl import Module, Signal, ShapeLike
+from amaranth.hdl import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 
 class Queue(wiring.Component):
-    """Holds up to `depth` items. An item pushed in cycle t is at the output in cycle t+1; one push and one pop per cycle.
+    """Holds up to `depth` items, takes one and gives one per cycle.
+
+    An item pushed in cycle t is at the output in cycle t+1.
 
     Members
     -------
@@ -25,7 +27,13 @@ class Queue(wiring.Component):
         if depth < 1:
             raise ValueError(f"Queue depth must be at least 1, not {depth!r}")
         self._shape, self._depth = shape, depth
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "level": Out(range(depth + 1))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "level": Out(range(depth + 1)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -34,10 +42,15 @@ class Queue(wiring.Component):
         head, tail = Signal(range(self._depth)), Signal(range(self._depth))
         push, pop = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(self.level != self._depth), self.o.valid.eq(self.level != 0),
-            push.eq(self.i.valid & self.i.ready), pop.eq(self.o.valid & self.o.ready),
-            write.en.eq(push), write.addr.eq(tail), write.data.eq(self.i.payload),
-            read.addr.eq(head), self.o.payload.eq(read.data),
+            self.i.ready.eq(self.level != self._depth),
+            self.o.valid.eq(self.level != 0),
+            push.eq(self.i.valid & self.i.ready),
+            pop.eq(self.o.valid & self.o.ready),
+            write.en.eq(push),
+            write.addr.eq(tail),
+            write.data.eq(self.i.payload),
+            read.addr.eq(head),
+            self.o.payload.eq(read.data),
         ]
         for pointer, move in ((head, pop), (tail, push)):
             with m.If(move):

@@ -11,9 +11,9 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +36,23 @@ from bankside.sim.rtl.verilate import (
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
 
-__all__ = ["SIMULATORS", "BenchFailure", "BenchResult", "missing_simulator", "run_bench"]
+__all__ = ["SIMULATORS", "Bench", "BenchFailure", "BenchResult", "missing_simulator", "run_bench"]
 
 SIMULATORS = ("verilator", "icarus")
 TIMESCALE = ("1ns", "1ps")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How `bankside sim` runs a unit; bench files list theirs in `UNITS: dict[str, Bench]`.
+
+    `component()` makes the unit, `module` is the file with the tests (its stem; by default the file
+    with the entry), `env` goes to the tests.
+    """
+
+    component: Callable[[], Component]
+    module: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class BenchFailure(AssertionError):
