@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from bankside.cli_support import common_options, emit, finish
 from bankside.config import HardwareConfig
 from bankside.errors import ProgramError
 from bankside.isa.machine import Machine
@@ -158,17 +158,17 @@ def _one(found: Agreement, trio: Trio, program: Program, number: int, out: Path 
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random programs.")
 @click.option("--machines", "names", default="full", show_default=True,
               help="full, quick, or a comma-separated list of presets or YAML files.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the programs that disagree.")
+@common_options
 def command(unit: str, programs: int, seed: int, names: str, as_json: bool, out: Path | None) -> None:
     """Run random legal programs on golden, timing and rtl; every bit and every cycle must agree."""
     chosen = MACHINES.get(names) or tuple(names.split(","))
     found = agree(programs, seed, chosen, report=lambda text: click.echo(text, err=True), out=out)
-    if as_json:
-        click.echo(json.dumps({"unit": unit, **asdict(found)}))
-    else:
-        click.echo(f"{found.programs} programs, {found.rtl_cycles} RTL cycles ({found.refreshes} refreshes), seed {seed}")
-        click.echo(f"bit mismatches: {found.bit_mismatches}   cycle mismatches: {found.cycle_mismatches}")
-        for difference in found.differences[:20]:
-            click.echo(f"  {difference.machine} refresh={difference.refresh} program {difference.program}: {difference.detail}")
-    raise SystemExit(0 if found.agreed else 1)
+    emit({"unit": unit, **asdict(found), "agreed": found.agreed}, as_json=as_json, text=_text(found), out=out, name="agree")
+    finish(found.agreed)
+
+
+def _text(found: Agreement) -> str:
+    lines = [f"{found.programs} programs, {found.rtl_cycles} RTL cycles ({found.refreshes} refreshes), seed {found.seed}",
+             f"bit mismatches: {found.bit_mismatches}   cycle mismatches: {found.cycle_mismatches}"]
+    lines += [f"  {d.machine} refresh={d.refresh} program {d.program}: {d.detail}" for d in found.differences[:20]]
+    return "\n".join(lines)
