@@ -15,7 +15,7 @@ from bankside.cache import atomic_write
 from bankside.errors import ProgramError
 from bankside.isa.asm import assemble, disassemble
 from bankside.isa.program import Program
-from bankside.isa.spec import load_spec
+from bankside.isa.spec import spec_names
 
 # Name -> start of the NumPy type's name, dimensions.
 _ARRAYS = {"words": ("uint64", 1), "host_in": ("uint16", 2), "engine": ("str", 0),
@@ -64,10 +64,13 @@ def load_program(path: str | Path) -> Program:
 
 def _load_npz(path: Path) -> Program:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        data = path.read_bytes()
     except OSError as error:
-        raise ProgramError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ProgramError(f"{path}: cannot be read: {error.strerror}; check the path") from None
+    try:
+        # From memory: on damaged files NumPy leaves the file it opened itself open.
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
     except Exception as error:  # a damaged archive can break its reader anywhere
         kind = type(error).__name__
         raise ProgramError(
@@ -87,7 +90,9 @@ def _load_npz(path: Path) -> Program:
             )
     if arrays["output_ranges"].shape != (len(arrays["output_names"]), 2):
         raise ProgramError(f"{path}: names and ranges of the outputs differ; write it anew")
-    load_spec(str(arrays["engine"]))
+    if str(arrays["engine"]) not in spec_names():
+        known = ", ".join(spec_names())
+        raise ProgramError(f"{path}: no command set for engine {arrays['engine']}; known: {known}")
     names, ranges = arrays["output_names"].tolist(), arrays["output_ranges"].tolist()
     outputs = {name: (first, count) for name, (first, count) in zip(names, ranges, strict=True)}
     words = tuple(arrays["words"].tolist())

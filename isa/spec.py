@@ -56,7 +56,7 @@ class Field:
         return sum(table[name] for name in names)
 
     def format(self, value: int) -> str:
-        """Text of a legal value: a name, names of bits or a number; `parse` reads it back."""
+        """Text of a legal value: a name, names of bits or a number (`parse` knows the names)."""
         if self.flags:
             return (
                 ",".join(name for bit, name in enumerate(self.flags) if value >> bit & 1) or "none"
