@@ -24,7 +24,7 @@ async def divide(dut, denominator: int, rng: Random) -> None:
     await edge(dut)
     dut.start.value, dut.denom.value = 0, rng.getrandbits(48)
     steps = 0
-    while not dut.done.value.to_unsigned():
+    while not int(dut.done.value):
         enabled = rng.random() < 0.7
         dut.ce.value = int(enabled)
         await edge(dut)
