@@ -65,6 +65,7 @@ class Table:
         self.recent = 0
         self.recent_latency: list[int] = []
         self._add_windows(numbers)
+        self.touches = [[self._touches(a, b) for b in range(count)] for a in range(count)]
 
     def instances(self, name: str) -> int:
         """How many places a command can be issued to."""
@@ -156,6 +157,12 @@ class Table:
             for before in row.preceding:
                 if before in self.scopes:
                     self.windows[self.std.code(before)] += (window,)
+
+    def _touches(self, before: int, after: int) -> bool:
+        """Whether the command with code `before` ever moves a constraint of the other."""
+        pushed = {s for push in self.push[before] for s, _ in push}
+        pushed |= {s for window in self.windows[before] for s in window.slots}
+        return any(not pushed.isdisjoint(pull) for pull in self.pull[after])
 
     def offset(self, before: str, after: str) -> int | None:
         """Latency and tag from `before` to `after` where the instances do not matter (0: no row),

@@ -27,6 +27,8 @@ from bankside.sim.timing.stalls import (
 from bankside.sim.timing.trace import Log
 
 NEVER = 1 << 60
+#: Stretches of fewer cycles are not worth looking for a run.
+SPAN = 24
 _OPENS = ("ACT", "ACT4", "ACTA")
 
 
@@ -59,7 +61,9 @@ class Core(FrontEnd):
 
     def _compile_commands(self) -> None:
         std = self.machine.std
-        self.code_ref, self.code_mac = std.code("REF"), std.code("MAC")
+        self.code_ref = std.code("REF")
+        # Candidates of the array beside which, or of which, there are long runs.
+        self.run_codes = (std.code("MAC"), self.code_ref)
         self.issue_stall, self.wait_stall = issue_reasons(std), wait_reasons(std)
         self.bank_masks: list[list[int] | None] = [None] * len(std.commands)
         for n in (*_OPENS, "PRE", "PREA"):
@@ -279,20 +283,24 @@ class Core(FrontEnd):
         self.deciding, self.refreshing = False, True
         self._set_candidate(self.code_ref, 0)
 
+    def _first(self, engine: int) -> int:
+        """First cycle in which the candidate of an engine may issue, as things stand."""
+        if self.current[engine] is None:
+            return NEVER
+        cycle = self.key[engine] >> TAG_BITS
+        return cycle if cycle > self.from_cycle[engine] else self.from_cycle[engine]
+
     def _issue_before(self, horizon: int) -> int:
-        """DRAM commands in cycles below `horizon`. Stops after a cycle that may bring an event
-        before it.
+        """DRAM commands before `horizon`, at most up to a cycle that may bring another event.
 
         Returns that cycle, or `horizon`.
         """
-        current, key, from_cycle = self.current, self.key, self.from_cycle
+        long = self.runs is not None and horizon - self.now > SPAN
         while True:
-            if self.runs is not None:
-                self.runs.advance(horizon)
-            array = max(key[0] >> TAG_BITS, from_cycle[0]) if current[ARRAY] is not None else NEVER
-            buffer = (
-                max(key[1] >> TAG_BITS, from_cycle[1]) if current[BUFFER] is not None else NEVER
-            )
+            array, buffer = self._first(ARRAY), self._first(BUFFER)
+            if long and (array - buffer > SPAN or self.candidate[0] in self.run_codes):
+                if self.runs.advance(horizon, array, buffer):
+                    continue
             if buffer <= array:
                 if buffer >= horizon:
                     return horizon
@@ -320,7 +328,7 @@ class Core(FrontEnd):
                 self.counted = now + 1
         self._issue(op, op.code, op.instances[done % len(op.instances)], now, done)
         self.done[1] = done = done + 1
-        if waiting:
+        if waiting and self.table.touches[op.code][self.candidate[0]]:
             self._find_key(ARRAY, *self.candidate)
         if done == op.count:
             self._finish(BUFFER, now)
@@ -335,8 +343,8 @@ class Core(FrontEnd):
         self.stalls[self.issue_stall[code]] += 1
         self.counted = now + 1
         self._issue(op, code, instance, now, done)
-        if self.current[BUFFER] is not None:
-            other, index = self.current[BUFFER], self.done[1]
+        other, index = self.current[BUFFER], self.done[1]
+        if other is not None and self.table.touches[code][other.code]:
             self._find_key(BUFFER, other.code, other.instances[index % len(other.instances)])
         if self.refreshing:
             self._refresh_issued(op, now)

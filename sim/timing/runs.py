@@ -12,13 +12,12 @@ import functools
 
 from bankside.isa.dram.table import DramStandard
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, Table, compile_table
-from bankside.sim.timing.core import NEVER, Core
+from bankside.sim.timing.core import NEVER, SPAN, Core
 from bankside.sim.timing.decode import ARRAY, BUFFER
 from bankside.sim.timing.stalls import COMMAND_BUS, REFRESH
 
-#: Runs of fewer commands, or over fewer cycles, are not worth the set-up.
+#: Runs of fewer commands are not worth the set-up.
 SHORTEST = 6
-SPAN = 24
 
 
 class Pairs:
@@ -83,54 +82,50 @@ class Runs:
     def __init__(self, core: Core, pairs: Pairs) -> None:
         self.core, self.pairs = core, pairs
 
-    def advance(self, horizon: int) -> None:
-        """Issues commands of runs before `horizon`, never the last one of a macro-command."""
+    def advance(self, horizon: int, first_a: int, first_b: int) -> bool:
+        """Issues commands of runs before `horizon`, never the last one of a macro-command.
+
+        first_a, first_b: first cycles of the candidates, NEVER where there is none. Returns whether
+        anything was issued.
+        """
         core = self.core
         array, buffer, _, _ = core.current
         start = max(core.from_cycle)
-        if horizon - start < SPAN:
-            return
-        left_a, left_b, free = 0, 0, start
-        if array is not None:
-            free = max(core.key[0] >> TAG_BITS, core.from_cycle[0])
-            if array.code == self.pairs.mac:
-                left_a = array.count - core.done[0]
-            elif free - start < SPAN and core.candidate[0] != core.code_ref:
-                return
+        # One engine may have only just loaded: then the other may go first, outside a run.
+        if horizon - start < SPAN or first_a < start or first_b < start:
+            return False
+        left_a = left_b = 0
+        if array is not None and array.code == self.pairs.mac:
+            left_a = array.count - core.done[0]
         if buffer is not None:
             left_b = buffer.count - core.done[1]
         if left_a < SHORTEST and left_b < SHORTEST:
-            return
-        # One engine may have only just loaded: then the other may go first, outside a run.
-        if free < start or (left_b and max(core.key[1] >> TAG_BITS, core.from_cycle[1]) < start):
-            return
+            return False
         if array is None or left_a:
-            self._joint(horizon, left_a, left_b)
-        else:
-            self._beside(horizon, left_b, free, start)
+            return self._joint(horizon, left_a, left_b)
+        return self._beside(horizon, left_b, first_a, start)
 
-    def _joint(self, horizon: int, left_a: int, left_b: int) -> None:
+    def _joint(self, horizon: int, left_a: int, left_b: int) -> bool:
         """A run of one engine, or one of each."""
         core = self.core
         if left_a and left_b:
             array, buffer = core.current[ARRAY].code, core.current[BUFFER].code
             if None in (self.pairs.offset(buffer, array), self.pairs.offset(array, buffer)):
-                return
-        _Run(self, horizon, left_a, left_b, alone=not left_a).go()
+                return False
+        return _Run(self, horizon, left_a, left_b, alone=not left_a).go()
 
-    def _beside(self, horizon: int, left_b: int, free: int, start: int) -> None:
-        """A run of `buffer` while the array's candidate waits, until that may issue in cycle
-        `free`.
-        """
+    def _beside(self, horizon: int, left_b: int, free: int, start: int) -> bool:
+        """A run of the buffer while the array's candidate waits, at least up to cycle `free`."""
         cross = self.pairs.offset(self.core.current[BUFFER].code, self.core.candidate[0])
         if cross is None:
-            return
+            return False
         until = min(horizon, free - (cross >> TAG_BITS) - 1)
         if until - start >= SPAN:
-            _Run(self, until, 0, left_b, alone=True).go()
-        elif self.core.candidate[0] == self.core.code_ref:
+            return _Run(self, until, 0, left_b, alone=True).go()
+        if self.core.candidate[0] == self.core.code_ref:
             # The run itself holds a refresh back.
-            _Run(self, horizon, 0, left_b, alone=False).go()
+            return _Run(self, horizon, 0, left_b, alone=False).go()
+        return False
 
 
 class _Run:
@@ -178,8 +173,11 @@ class _Run:
         self.rank_b, self.phase = 0, 0
         self.key_b = self.group_b[0]
 
-    def go(self) -> None:
-        """Issues until the horizon, the end of a run or something that is not part of it."""
+    def go(self) -> bool:
+        """Issues until the horizon, the end of a run or something that is not part of it.
+
+        Returns whether anything was issued.
+        """
         left_b, horizon = self.left_b, self.horizon
         while True:
             free = self.free
@@ -197,7 +195,10 @@ class _Run:
                 self._array(a)
                 if not left_b:
                     self._repeat(a)
-        self._write_back()
+        issued = bool(self.last_b) or self.last_a >= 0
+        if issued:
+            self._write_back()
+        return issued
 
     def _buffer(self, now: int, a: int) -> None:
         core, base = self.core, now << TAG_BITS
