@@ -1,4 +1,4 @@
-"""One chip of the `pim` engine in plain Python, written from docs/pim.md alone, for the tests of the RTL.
+"""One chip of the `pim` engine in plain Python, written from docs/pim.md alone.
 
 Every access is an event at an absolute cycle. Within a cycle all reads come before all writes.
 """
@@ -199,6 +199,13 @@ class ChipModel:
         ]
 
 
+WEIGHTS = {
+    "MAC": 30, "WRR": 5, "RDRB": 20, "WRSB": 15, "HEAD": 3, "WR": 8, "RD": 8, "LDSB": 6, "RDA": 1,
+    "WRA": 1, "ACT": 2, "ACT4": 1, "ACTA": 3, "PRE": 2, "PREA": 1,
+}  # fmt: skip
+"""How often `Traffic` draws each command; HEAD is a WRSB of a scale register."""
+
+
 class Traffic:
     """Random legal commands for one chip: every command, as early as possible or later."""
 
@@ -219,10 +226,14 @@ class Traffic:
             return join([rng.choice(FP16_CORNERS) | s for s in sign], 16)
         if kind < 0.4:
             return join([random_fp16(rng) for _ in range(elements)], 16)
-        return join([rng.getrandbits(16) & 0x83FF | rng.randint(11, 18) << 10 for _ in range(elements)], 16)
+        exponents = [rng.randint(11, 18) << 10 for _ in range(elements)]
+        return join([rng.getrandbits(16) & 0x83FF | e for e in exponents], 16)
 
     def put(self, name: str, wait: int = 0, data: int = 0, **operands: int) -> Issue | None:
-        """Issue a command in the first legal cycle, `wait` cycles later at most; None if no bank state allows it."""
+        """Issue a command in the first legal cycle after `wait` cycles.
+
+        Returns None, and issues nothing, when the banks are not in the state that it needs.
+        """
         bank = operands.get("bank", 0)
         cycle = self.rules.earliest(name, bank, self.now + wait)[0]
         if self.rules.check(name, bank, cycle):
@@ -249,7 +260,8 @@ class Traffic:
         sb -= sb % machine.subbanks if mode == ACC else 0
         # Small areas, so that passes meet each other's words.
         sb, rb = sb % (4 * machine.subbanks), rb % 4
-        if self.put("WRR", mode=mode, kbuf=rng.getrandbits(1), rescale=rng.getrandbits(1), sb=sb, rb=rb, cpt=cpt):
+        flags = {"kbuf": rng.getrandbits(1), "rescale": rng.getrandbits(1)}
+        if self.put("WRR", mode=mode, **flags, sb=sb, rb=rb, cpt=cpt):
             self.room = cpt * slots
 
     def step(self) -> None:
@@ -258,10 +270,7 @@ class Traffic:
         wait = rng.choice((0, 0, 0, 1, 2, 5, 17))
         bank, col = rng.randrange(machine.banks), rng.randrange(4)
         lane, row = rng.randrange(machine.lanes), rng.randrange(machine.rows)
-        kind = rng.choices(
-            ("MAC", "WRR", "RDRB", "WRSB", "HEAD", "WR", "RD", "LDSB", "RDA", "WRA", "ACT", "ACT4", "ACTA", "PRE", "PREA"),
-            (30, 5, 20, 15, 3, 8, 8, 6, 1, 1, 2, 1, 3, 2, 1),
-        )[0]
+        kind = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
         if kind == "MAC":
             for _ in range(min(self.room, rng.randint(1, 6))):
                 if self.put("MAC", wait, col=rng.randrange(4)):
@@ -288,6 +297,15 @@ class Traffic:
         else:
             self.put(kind, wait, bank=bank, col=col, row=row)
 
+    def reopen(self) -> None:
+        """Open every bank (MACs need it) in one of three ways, the rows differ between banks."""
+        rng, machine = self.rng, self.machine
+        self.put("PREA")
+        kind = rng.choice(("ACT", "ACT4", "ACTA"))
+        count = {"ACT": machine.banks, "ACT4": machine.banks_per_group, "ACTA": 1}[kind]
+        for bank in range(count):
+            self.put(kind, bank=bank, row=rng.randrange(2))
+
     def make(self, steps: int) -> list[Issue]:
         """`steps` random steps after an initial fill."""
         self.fill(1)
@@ -295,7 +313,5 @@ class Traffic:
         for _ in range(steps):
             self.step()
             if None in self.rules.open_rows and self.rng.random() < 0.3:
-                # MACs need every bank open.
-                self.put("PREA")
-                self.put("ACTA", row=self.rng.randrange(2))
+                self.reopen()
         return self.issues
