@@ -1,0 +1,87 @@
+"""`bankside waves`: record a waveform of a window of a program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bankside.cli_support import common_options, emit
+from bankside.config import HardwareConfig
+from bankside.errors import ConfigError
+from bankside.isa.machine import Machine
+from bankside.isa.program import Program
+
+
+@click.command("waves")
+@click.argument("program", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--machine", default="pim_tiny_ddr4", show_default=True, metavar="NAME|FILE",
+    help="Hardware preset or YAML file.",
+)  # fmt: skip
+@click.option("--first", default=0, show_default=True, help="First memory-clock cycle.")
+@click.option("--last", default=1500, show_default=True, help="Last memory-clock cycle.")
+@click.option(
+    "--show", multiple=True, metavar="PATTERN", help="Signals to lay out, such as '*.bank0.*'."
+)
+@click.option("--seed", default=1, show_default=True, help="Attention call without PROGRAM.")
+@common_options
+def command(
+    program: Path | None,
+    machine: str,
+    first: int,
+    last: int,
+    show: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Record cycles of PROGRAM (.npz or text) on the RTL as VCD, with a GTKWave save file.
+
+    Without PROGRAM, a random attention call is recorded. Files go to --out, else build/waves.
+    """
+    from bankside.cache import build_root
+    from bankside.sim.waves import record_program, write_save_file
+
+    rank = Machine.of(HardwareConfig.load(machine))
+    chosen = _attention_call(rank, seed) if program is None else _read(program)
+    vcd = (out or build_root() / "waves") / f"{rank.config.name}.vcd"
+    result = record_program(rank, chosen, vcd, first, last)
+    if show:
+        write_save_file(vcd, show=show)
+    view = vcd.with_suffix(".gtkw")
+    data = {
+        "machine": rank.config.name,
+        "program": chosen.hash,
+        "clock_domain": "memory",
+        "first_cycle": first,
+        "last_cycle": min(last, result.cycles),
+        "program_cycles": result.cycles,
+        "vcd": str(vcd),
+        "gtkw": str(view),
+    }
+    text = f"{vcd}: cycles {first} to {data['last_cycle']} of {result.cycles}\nopen: gtkwave {view}"
+    emit(data, as_json=as_json, text=text, out=out, name="waves")
+
+
+def _read(path: Path) -> Program:
+    from bankside.isa.asm import assemble
+    from bankside.isa.program_file import load_program
+
+    if path.suffix == ".npz" or not path.is_file():
+        return load_program(path)
+    return assemble(path.read_text(encoding="utf-8"), str(path), folder=path.parent)
+
+
+def _attention_call(machine: Machine, seed: int) -> Program:
+    """The program of a random decode step that runs on an empty rank."""
+    import numpy as np
+
+    from bankside.sim.random_programs import attention_programs
+
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        programs = attention_programs(rng, machine)
+        if len(programs) == 1:
+            return programs[0]
+    raise ConfigError(f"seed {seed} gives no single attention call; choose another seed")
