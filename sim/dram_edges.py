@@ -98,7 +98,7 @@ def _ask_rules(edges: Sequence[Edge], std: DramStandard) -> list[tuple[int, int,
 def _ask_rtl(
     edges: Sequence[Edge], std: DramStandard, report: EdgeReport
 ) -> list[tuple[int, int, int]]:
-    from bankside.sim.rtl.dram_device import COMMIT, EVENT_DTYPE, PEEK, RESET, CompiledRank
+    from bankside.sim.rtl.dram_device import COMMIT, EVENT_DTYPE, PEEK, RESET, compiled_rank
 
     events, ends = [], []
     for edge in edges:
@@ -109,7 +109,7 @@ def _ask_rtl(
                 events.append((command.cycle - 1, PEEK, *fields))
             events.append((command.cycle, COMMIT, *fields))
         ends.append(len(events))
-    played = CompiledRank(std).play(np.array(events, EVENT_DTYPE))
+    played = compiled_rank(std).play(np.array(events, EVENT_DTYPE))
     answers, start = [], 0
     for edge, end in zip(edges, ends, strict=True):
         codes = played["violation"][start:end].tolist()

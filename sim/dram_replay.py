@@ -130,9 +130,9 @@ def _play_rtl(
     disagreements: list[str],
 ) -> _Answers:
     # Compiling needs the hardware description and a C++ compiler; the rules need neither.
-    from bankside.sim.rtl.dram_device import COMMIT, EVENT_DTYPE, PEEK, CompiledRank
+    from bankside.sim.rtl.dram_device import COMMIT, EVENT_DTYPE, PEEK, RESET, compiled_rank
 
-    events, places = [], []
+    events, places = [(0, RESET, 0, 0, 0)], []
     for index, (command, cycle) in enumerate(zip(commands, cycles, strict=True)):
         fields = (std.code(command.command), command.bank, command.row)
         if rules.early[index] >= 0:
@@ -140,7 +140,7 @@ def _play_rtl(
             events.append((cycle - 1, PEEK, *fields))
         places.append((index, COMMIT))
         events.append((cycle, COMMIT, *fields))
-    answers = CompiledRank(std).play(np.array(events, EVENT_DTYPE))
+    answers = compiled_rank(std).play(np.array(events, EVENT_DTYPE))[1:]
     violation, early = [0] * len(commands), [-1] * len(commands)
     for (index, kind), answer in zip(places, answers, strict=True):
         code = int(answer["violation"])

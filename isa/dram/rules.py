@@ -81,7 +81,8 @@ class _Plan:
 
     def _push(self, code: int, bank: int) -> tuple[tuple[int, int], ...]:
         """(slot, latency and stall code) of every row without a window that a command starts."""
-        name, found = self.std.commands[code].name, {}
+        name = self.std.commands[code].name
+        found: dict[int, int] = {}
         for row in self.std.constraints:
             if name not in row.preceding or row.window > 1:
                 continue
@@ -98,7 +99,7 @@ class _Plan:
         for row in self.std.constraints:
             if name not in row.preceding or row.window == 1:
                 continue
-            slots = [set() for _ in range(self.std.instances(row.level))]
+            slots: list[set[int]] = [set() for _ in range(self.std.instances(row.level))]
             for bank in range(self.std.banks):
                 for following in row.following:
                     level = self.level(row, name, following)
@@ -244,8 +245,8 @@ class RankRules:
     def _nth_last(self, row: Constraint, instance: int) -> int | None:
         """When the `window`-th last preceding command of `row` touched `instance`."""
         if row.window > 1:
-            recent = self._recent.get((row.index, instance), ())
-            return recent[0] if len(recent) == row.window else None
+            recent = self._recent.get((row.index, instance))
+            return recent[0] if recent and len(recent) == row.window else None
         banks = [b for b in range(self.std.banks) if self.std.instance(row.level, b) == instance]
         times = [self._last[self._code[p]][b] for p in row.preceding for b in banks]
         return max((t for t in times if t is not None), default=None)

@@ -102,7 +102,8 @@ def _attempt(
     player = _Player(std)
     for bank in _banks_to_open(std, before, after, banks):
         player.play("ACT", bank)
-    player.now += 2 * max(r.latency for r in std.constraints)
+    # Long enough for the activations, the only commands so far, to have no say any more.
+    player.now += max(r.latency for r in std.constraints if "ACT" in r.preceding)
     start = None
     for bank in banks[:-1]:
         cycle = player.play(before.name, bank)

@@ -116,7 +116,7 @@ class _Table:
 
     def geometry(self, overrides: Mapping[str, int] | None) -> Geometry:
         base = self.base
-        values = {
+        values: dict[str, Any] = {
             k: _sourced(v, base["sources"], f"{self.family_file}: {k}")
             for k, v in base["geometry"].items()
         }
@@ -410,7 +410,7 @@ def _refuse_unused(values: Mapping[str, int], rows: tuple[Constraint, ...], file
 
 @cache
 def _grades() -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
         found |= {grade: path for grade in _read(path).get("grades", {})}
     return found

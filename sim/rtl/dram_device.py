@@ -7,10 +7,10 @@ Every answer comes from both sides: the device (`accept`, `violation`) and the c
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from bankside.sim.rtl.verilate import build_library
 from numpy.typing import NDArray
 
 from bankside.errors import ProgramError
@@ -18,8 +18,17 @@ from bankside.hw.dram.ports import PortWidths
 from bankside.hw.dram.probe import CommandProbe
 from bankside.isa.dram.standard import DramStandard
 from bankside.sim.elaborate import to_verilog
+from bankside.sim.rtl.verilate import build_library
 
-__all__ = ["ANSWER_DTYPE", "COMMIT", "EVENT_DTYPE", "PEEK", "RESET", "CompiledRank"]
+__all__ = [
+    "ANSWER_DTYPE",
+    "COMMIT",
+    "EVENT_DTYPE",
+    "PEEK",
+    "RESET",
+    "CompiledRank",
+    "compiled_rank",
+]
 
 TOP = "bankside_dram_probe"
 PEEK, COMMIT, RESET = 0, 1, 2
@@ -89,3 +98,9 @@ class CompiledRank:
                 f"shares the cycle of a command; expected increasing cycles; sort the events"
             )
         return answers
+
+
+@lru_cache(maxsize=8)
+def compiled_rank(std: DramStandard) -> CompiledRank:
+    """The rank of `std`, shared by all callers in a process: start with a RESET event."""
+    return CompiledRank(std)

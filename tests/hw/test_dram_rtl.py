@@ -5,7 +5,6 @@ that it does not reach.
 """
 
 import random
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -19,12 +18,14 @@ from bankside.isa.dram.standard import FIRST_TIMING_CODE
 from bankside.isa.dram.streams import dense_stream, edge_streams
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.sim.dram_edges import check_edges
-from bankside.sim.rtl.dram_device import COMMIT, EVENT_DTYPE, PEEK, RESET, CompiledRank
-
-
-@lru_cache
-def compiled(name, device=None):
-    return CompiledRank(load_standard(name), device=device)
+from bankside.sim.rtl.dram_device import (
+    COMMIT,
+    EVENT_DTYPE,
+    PEEK,
+    RESET,
+    CompiledRank,
+    compiled_rank,
+)
 
 
 @pytest.mark.parametrize("name", standard_names())
@@ -42,7 +43,9 @@ def test_random_commands_in_lock_step(name, seed):
     """Legal and illegal commands at random cycles: the same codes, legality and stall reasons."""
     std = load_standard(name)
     events, expected = _random_events(std, seed, 4000)
-    answers = compiled(name).play(np.array([(0, RESET, 0, 0, 0), *events], EVENT_DTYPE))[1:]
+    answers = compiled_rank(load_standard(name)).play(
+        np.array([(0, RESET, 0, 0, 0), *events], EVENT_DTYPE)
+    )[1:]
     for index, (violation, legal, stall, open_mask) in enumerate(expected):
         got = tuple(int(v) for v in answers[index])
         want = (int(violation == 0), violation, legal, stall, open_mask)
@@ -89,7 +92,7 @@ def test_known_bad_twin_is_caught():
     twin = CompiledRank(std, device=load_standard("ddr4_3200", params={"nWTR_L": 11, "nRTP": 13}))
     good, bad = (
         rank.play(np.array([(0, RESET, 0, 0, 0), *events], EVENT_DTYPE))[1:]
-        for rank in (compiled("ddr4_3200"), twin)
+        for rank in (compiled_rank(std), twin)
     )
     commits = np.array([e[1] == COMMIT for e in events])
     assert good["accept"][commits].all()
@@ -101,7 +104,7 @@ def test_known_bad_twin_is_caught():
 
 
 def test_unknown_code_and_events_in_the_past():
-    rank = compiled("ddr4_3200")
+    rank = compiled_rank(load_standard("ddr4_3200"))
     answers = rank.play(np.array([(0, RESET, 0, 0, 0), (5, COMMIT, 15, 0, 0)], EVENT_DTYPE))
     assert (answers["violation"][1], answers["accept"][1]) == (1, 0)
     with pytest.raises(ProgramError, match="event 0 at cycle 5 comes after"):
