@@ -21,9 +21,12 @@ EXECUTIONS = ("rtl", "rules", "both")
 class Timed(Protocol):
     """A command with a time, from a trace file or a generated stream."""
 
-    command: str
-    bank: int
-    row: int
+    @property
+    def command(self) -> str: ...
+    @property
+    def bank(self) -> int: ...
+    @property
+    def row(self) -> int: ...
 
 
 @dataclass
@@ -101,7 +104,7 @@ def replay(
 
 
 def _cycle(command: Timed) -> int:
-    return command.clock if hasattr(command, "clock") else command.cycle
+    return int(command.clock if hasattr(command, "clock") else command.cycle)  # type: ignore[attr-defined]
 
 
 def _play_rules(commands: Sequence[Timed], cycles: Sequence[int], std: DramStandard) -> _Answers:

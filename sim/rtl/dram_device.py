@@ -70,7 +70,7 @@ class CompiledRank:
         self._library.dram_play.restype = ctypes.c_uint64
         width = PortWidths.of(std)
         widths = (ctypes.c_uint32 * 3)(width.command, width.bank, width.row)
-        self._handle = ctypes.c_void_p(self._library.dram_new(widths))
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(self._library.dram_new(widths))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
