@@ -102,12 +102,16 @@ class PimGolden:
             progress = False
             for own, queue in enumerate(engines.queues):
                 while queue and self._ready(engines, own, queue[0]):
-                    step = queue.popleft()
-                    getattr(self, f"_{step.instruction.name.lower()}")(step)
-                    for other in range(4):
-                        engines.tokens[other, own] -= step.instruction.wait >> other & 1
-                        engines.tokens[own, other] += step.instruction.signal >> other & 1
+                    self._execute(engines, own)
                     progress = True
+
+    def _execute(self, engines: _Engines, own: int) -> None:
+        """The next command of one engine, with its tokens."""
+        step = engines.queues[own].popleft()
+        getattr(self, f"_{step.instruction.name.lower()}")(step)
+        for other in range(4):
+            engines.tokens[other, own] -= step.instruction.wait >> other & 1
+            engines.tokens[own, other] += step.instruction.signal >> other & 1
 
     @staticmethod
     def _ready(engines: _Engines, own: int, step: Step) -> bool:
