@@ -99,7 +99,8 @@ class Core(FrontEnd):
         self.stalls = [0] * 10
         self.counted = 0  # cycles below it belong to a reason
         self.idle_stall = CONTROL
-        self.loop_event = False
+        self.loop_event = False  # LOOP, ENDLOOP or an OPEN inside a loop was executed
+        self.executed = 0
 
     # --- the event loop ---
     def run(self) -> int:
@@ -118,10 +119,10 @@ class Core(FrontEnd):
             if self.front == HALTED:
                 self.account(horizon)
                 return horizon
-            if self.loop_event:
+            while self.loop_event:
                 self.loop_event = False
                 if self.observer is not None:
-                    self.observer.loop_head()
+                    self.observer.loop_event()
 
     def _horizon(self) -> int:
         """The next cycle in which something other than a DRAM command happens."""

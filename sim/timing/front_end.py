@@ -27,6 +27,7 @@ class FrontEnd:
     registers: list[int]
     log: Log | None
     pc: int
+    executed: int  # last command, executed or tried
     lanes: int
     depth: int
     loop_depth: int
@@ -38,9 +39,9 @@ class FrontEnd:
                 f"command {self.pc}: the program runs past its end; end it with HALT"
             )
         ins = self.code[self.pc]
-        handler = CONTROL_COMMANDS.get(ins.name)
-        if handler is not None:
-            handler(self, ins)
+        self.executed = self.pc
+        if ins.name in CONTROL_COMMANDS:
+            CONTROL_COMMANDS[ins.name](self, ins)
             return
         op = self.decoder.op(self.pc, self.lanes)
         queue = self.queues[op.engine]
@@ -53,8 +54,16 @@ class FrontEnd:
             self.log.rows.append(row & ADDRESS_MASK)
         queue.append(op)
         self.pc += 1
+        if op.name == "OPEN" and self.stack:
+            self.loop_event = True
         if len(queue) == 1:
             self._consider(op.engine)
+
+    def execute_control(self) -> None:
+        """Executes the control command at the program counter."""
+        self.executed = self.pc
+        ins = self.code[self.pc]
+        CONTROL_COMMANDS[ins.name](self, ins)
 
     def _halt(self, ins) -> None:
         if self._wait_idle():

@@ -3,7 +3,8 @@
 At every loop head (LOOP, ENDLOOP) the machine's state relative to the current cycle is interned.
 One iteration is a transition from state to state; it holds for an interval of the distance to the
 next due refresh, because refreshes act on the machine only through their decisions, and each
-decision says for which distances it would come out the same.
+decision says for which distances it would come out the same. Segments divide an iteration at its
+OPEN commands in the same way: iterations that differ in one refresh share all other segments.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def timing_key(code: list[Instruction]) -> tuple:
     return tuple(key)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Transition:
-    """One iteration: for low < distance to the next due refresh <= high, `cycles` later the state
-    is `target`.
+    """For low < distance to the next due refresh <= high, `cycles` later the state is `target`.
+
+    `ends_at`: the LOOP or ENDLOOP that a segment ends with (what it does to the loop stack is not
+    part of the state), else None.
     """
 
     low: int
@@ -46,50 +49,62 @@ class Transition:
     refreshes: int
     target: int
     stalls: tuple[int, ...]
+    ends_at: int | None = None
+
+    def holds(self, distance: int) -> bool:
+        return self.low < distance <= self.high
 
 
 class Memo:
-    """States and transitions of one program (see `timing_key`), and the decoder that numbers its
-    commands.
+    """States and transitions of one program (see `timing_key`), and its decoder.
+
+    iterations, segments: by number of the state in which they start.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.numbers: dict[tuple, int] = {}
         self.states: list[tuple] = []
-        self.transitions: list[list[Transition]] = []
+        self.iterations: list[list[Transition]] = []
+        self.segments: list[list[Transition]] = []
 
     @property
     def size(self) -> int:
         """Iterations that were simulated."""
-        return sum(map(len, self.transitions))
+        return sum(map(len, self.iterations))
 
     def intern(self, state: tuple) -> int:
         number = self.numbers.setdefault(state, len(self.states))
         if number == len(self.states):
             self.states.append(state)
-            self.transitions.append([])
+            self.iterations.append([])
+            self.segments.append([])
         return number
 
 
 class _Record:
-    """An iteration in progress. low, high: shifts of all due refreshes that leave its decisions as
-    they are.
+    """An iteration or segment in progress.
+
+    low, high: shifts of all due refreshes that leave its decisions as they are.
     """
 
     __slots__ = ("state", "cycle", "due", "stalls", "low", "high")
 
     def __init__(self, state: int, core: Core) -> None:
-        self.state, self.cycle, self.due, self.stalls = (
-            state,
-            core.now,
-            core.due,
-            tuple(core.stalls),
-        )
+        self.state, self.cycle, self.due = state, core.now, core.due
+        self.stalls = tuple(core.stalls)
         self.low, self.high = -NEVER, NEVER
 
     def narrow(self, low: int, high: int) -> None:
         self.low, self.high = max(self.low, low), min(self.high, high)
+
+    def ended(self, core: Core, target: int, ends_at: int | None = None) -> Transition:
+        """What was recorded, now that the state is `target`."""
+        distance = self.due - self.cycle
+        refreshes = (core.due - self.due) // core.interval
+        stalls = tuple(a - b for a, b in zip(core.stalls, self.stalls, strict=True))
+        low, high, cycles = distance + self.low, distance + self.high, core.now - self.cycle
+        return Transition(low, high, cycles, refreshes, target, stalls, ends_at)
 
 
 class Skipper:
@@ -97,32 +112,49 @@ class Skipper:
 
     def __init__(self, core: Core, memo: Memo) -> None:
         self.core, self.memo = core, memo
-        self.records: list[_Record] = []
+        self.records: list[_Record] = []  # one per loop
+        self.segment: _Record | None = None
         self.ends = _loop_ends(core.code)
         self.skipped = 0
 
     # --- refresh decisions ---
     def refreshed(self, late: int) -> None:
         """A refresh became the candidate `late` cycles after it was due."""
-        if self.records:
-            self.records[-1].narrow(-NEVER, late)
+        self._narrow(-NEVER, late)
 
     def not_refreshed(self, late: int) -> None:
         """No refresh although the next is due in -`late` cycles."""
-        if self.records:
-            self.records[-1].narrow(late, NEVER)
+        self._narrow(late, NEVER)
+
+    def _narrow(self, low: int, high: int) -> None:
+        if self.segment is not None:
+            self.segment.narrow(low, high)
+        elif self.records:
+            self.records[-1].narrow(low, high)
 
     # --- loop heads ---
-    def loop_head(self) -> None:
-        """LOOP or ENDLOOP was executed in the current cycle, all of whose events have happened."""
-        core, stack = self.core, self.core.stack
+    def loop_event(self) -> None:
+        """LOOP, ENDLOOP or an OPEN of a loop was executed in the current cycle, which is over."""
+        core = self.core
         core.account(core.now)
         if core.deciding and core.deciding_since <= core.now:
             self.not_refreshed(core.now - core.due)
             core.deciding_since = core.now + 1
+        if core.code[core.executed].name == "OPEN":
+            state = self.memo.intern(snapshot(core, core.pc))
+            self._close_segment(state, None)
+            self._follow_segments(state)
+        else:
+            self._loop_head(core.executed)
+
+    def _loop_head(self, command: int) -> None:
+        core, stack = self.core, self.core.stack
         state = self.memo.intern(snapshot(core, stack[-1][0]))
+        self._close_segment(state, command)
         if len(self.records) == len(stack):
-            self._close(state)
+            record = self.records.pop()
+            self.memo.iterations[record.state].append(record.ended(core, state))
+            self._narrow(record.low, record.high)
         if stack[-1][1]:
             state = self._follow(state)
         if not stack[-1][1]:
@@ -131,34 +163,53 @@ class Skipper:
             self._give_up()
         else:
             self.records.append(_Record(state, core))
+            self._follow_segments(state)
 
-    def _close(self, state: int) -> None:
-        """The innermost iteration has ended in `state`."""
-        record, core = self.records.pop(), self.core
-        distance = record.due - record.cycle
-        refreshes = (core.due - record.due) // core.interval
-        stalls = tuple(a - b for a, b in zip(core.stalls, record.stalls, strict=True))
-        self.memo.transitions[record.state].append(
-            Transition(
-                distance + record.low,
-                distance + record.high,
-                core.now - record.cycle,
-                refreshes,
-                state,
-                stalls,
-            )
-        )
-        if self.records:
-            self.records[-1].narrow(record.low, record.high)
+    def _close_segment(self, state: int, ends_at: int | None) -> None:
+        record, self.segment = self.segment, None
+        if record is not None:
+            self.memo.segments[record.state].append(record.ended(self.core, state, ends_at))
+            self._narrow(record.low, record.high)
+
+    def _follow_segments(self, state: int) -> None:
+        """Jumps over known segments; executes the LOOP or ENDLOOP that one ends with."""
+        core, memo = self.core, self.memo
+        moved = False
+        while True:
+            distance = core.due - core.now
+            step = next((s for s in memo.segments[state] if s.holds(distance)), None)
+            if step is None:
+                break
+            self._narrow(step.low - distance, step.high - distance)
+            self._advance(step, 1)
+            state, moved = step.target, True
+            if step.ends_at is not None:
+                self._restore(state)
+                core.pc = step.ends_at
+                core.execute_control()
+                return
+        if moved:
+            self._restore(state)
+            core.pc = memo.states[state][0]
+        self.segment = _Record(state, core)
+
+    def _advance(self, step: Transition, times: int) -> None:
+        core = self.core
+        core.now += times * step.cycles
+        core.due += times * step.refreshes * core.interval
+        core.stalls = [a + times * b for a, b in zip(core.stalls, step.stalls, strict=True)]
+
+    def _restore(self, state: int) -> None:
+        restore(self.core, self.memo, self.memo.states[state])
 
     def _follow(self, state: int) -> int:
         """Jumps over as many iterations as are known; returns the state before the next one."""
-        core, memo = self.core, self.memo
+        core, iterations = self.core, self.memo.iterations
         left = core.stack[-1][1]
         distance = core.due - core.now
         start, used = left, {}
         while left:
-            for step in memo.transitions[state]:
+            for step in iterations[state]:
                 if step.low < distance <= step.high:
                     break
             else:
@@ -180,14 +231,12 @@ class Skipper:
     def _jump(self, state: int, left: int, used: dict[Transition, int]) -> None:
         core = self.core
         for step, times in used.items():
-            core.now += times * step.cycles
-            core.due += times * step.refreshes * core.interval
-            core.stalls = [a + times * b for a, b in zip(core.stalls, step.stalls, strict=True)]
+            self._advance(step, times)
             self.skipped += times
         head = core.stack[-1][0]
         core.stack[-1][1] = left
         core.pc = head if left else self.ends[head] + 1
-        restore(core, self.memo, self.memo.states[state])
+        self._restore(state)
 
     def _give_up(self) -> None:
         self.core.observer = None
