@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -151,16 +151,23 @@ def kernel(mc: Machine, shape: ModelShape, context: int, variant: Variant) -> tu
     return programs[0], heads
 
 
-def repeated(program: Program, count: int, burst_elements: int) -> Program:
+def repeated(program: Program, count: int) -> Program:
     """`program` run `count` times in a row; its GEOM waits for an idle machine in front of each.
 
-    The host data is left out: the result is for the timing model.
+    Its outputs are called "o", those of all rounds in a row.
     """
-    builder = Builder(program.engine, burst_elements)
+    builder = Builder(program.engine, program.host_in.shape[1])
     builder.LOOP(count=count)
     builder.words += program.words[:-1]  # all but HALT
     builder.ENDLOOP()
-    return builder.build()
+    builder.HALT()
+    received = sum(bursts for _, bursts in program.outputs.values())
+    return replace(
+        program,
+        words=tuple(builder.words),
+        host_in=np.tile(program.host_in, (count, 1)),
+        outputs={"o": (0, count * received)},
+    )
 
 
 def measure(name: str, context: int, variant_name: str = "base") -> Point:
@@ -171,7 +178,7 @@ def measure(name: str, context: int, variant_name: str = "base") -> Point:
     timing = _timing(shape.group, variant)
     single = timing.run(program).cycles or 1
     count = max(2, -(-INTERVALS * mc.refresh_interval // single))
-    result = timing.run(repeated(program, count, mc.burst_elements))
+    result = timing.run(repeated(program, count))
     cycles = (result.cycles or 1) / count
     kv_bytes = 2 * context * heads * shape.head_dim * 2
     tbps = RANKS * kv_bytes / (cycles * mc.std.tck_ps)
@@ -231,20 +238,30 @@ def summary(points: Iterable[Point]) -> dict[str, object]:
     }
 
 
+_ASSUMPTIONS = """
+{ranks} ranks of DDR4-3200 x8 chips (8 Gb timing) in {sets} ranksets. Every rank is busy: enough
+requests are in flight.
+
+Layer l of a request lies on rankset l mod {sets}. Its KV heads are dealt, in groups of 8/N_hc
+heads, to the {per_set} ranks of that rankset. "Balance" says how evenly one layer of one request
+divides; other requests can fill the gaps.
+
+A kernel appends the newest key and value and attends with all query heads of its KV heads. Kernels
+of a rank follow each other without overlap.
+
+Kernels repeat until at least {intervals} refresh intervals have passed, so that refresh has its
+average share.
+
+KV bytes are useful bytes: FP16 keys and values of real tokens. Transfers between host and rank take
+their time on the rank's bus, but the host always has data ready.
+
+N_hc (chips that share a head) is the paper's: 8 for MHA, 1 for GQA-8 with 8 query lanes.
+"""
+
+
 def assumptions() -> list[str]:
-    """What the study takes for granted, one sentence each."""
-    per_set = RANKS // RANKSETS
-    return [
-        f"{RANKS} ranks of DDR4-3200 x8 chips (8 Gb timing) in {RANKSETS} ranksets; every rank is "
-        "busy, because enough requests are in flight.",
-        f"Layer l of a request lies on rankset l mod {RANKSETS}; its KV heads are dealt in groups "
-        f"of 8/N_hc heads to the {per_set} ranks of that rankset. 'Balance' says how evenly one "
-        "layer of one request divides; different requests can fill the gaps.",
-        "A kernel appends the newest key and value and attends with all query heads of its KV "
-        "heads. Kernels of a rank follow each other without overlap.",
-        f"Kernels repeat until at least {INTERVALS} refresh intervals have passed, so that refresh "
-        "has its average share.",
-        "KV bytes are useful bytes: FP16 keys and values of real tokens. Transfers between host "
-        "and rank take their time on the rank's bus, but the host always has data ready.",
-        "N_hc (chips that share a head) is the paper's: 8 for MHA, 1 for GQA-8 with 8 query lanes.",
-    ]
+    """What the study takes for granted, one paragraph each."""
+    text = _ASSUMPTIONS.format(
+        ranks=RANKS, sets=RANKSETS, per_set=RANKS // RANKSETS, intervals=INTERVALS
+    )
+    return [" ".join(part.split()) for part in text.strip().split("\n\n")]

@@ -12,22 +12,30 @@ from bankside.sim import plots
 from bankside.sim.report_files import CALLS, PAGE, RESULT, TIMELINE
 from bankside.units import format_si
 
-NOT_MODELLED = (
-    "The delay of the buffer chip between host and DRAM (registering clock driver, data buffers).",
-    "Several ranks on one channel: switching between them, and the command bus that they share. "
-    "Here one rank has its bus to itself.",
-    "Host software, PCIe, and the memory controller's other traffic. The host always has its data "
-    "ready and always takes results at once.",
-    "ECC. Bank units see data before any rank-level correction could.",
-    "Whether the logic reaches its clock. The bank units take one step per tCCD_L, the rank unit "
-    "one per burst; no synthesis for a DRAM process has been made.",
-    "Power, heat, and the current that opening many banks at once draws, beyond what tRRD and tFAW "
-    "say.",
-    "The rest of the model (projections, feed-forward, sampling) runs in numpy on the host and "
-    "takes no cycles here.",
-    "Refresh is counted from the start of each program, so a call that is shorter than tREFI meets "
-    "no refresh. The full-machine study repeats kernels until refresh has its average share.",
-)
+_NOT_MODELLED = """
+The delay of the buffer chip between host and DRAM (registering clock driver, data buffers).
+
+Several ranks on one channel: switching between them, and the command bus that they share. Here one
+rank has its bus to itself.
+
+Host software, PCIe, and the memory controller's other traffic. The host always has its data ready
+and always takes results at once.
+
+ECC. Bank units see data before any rank-level correction could.
+
+Whether the logic reaches its clock. The bank units take one step per tCCD_L, the rank unit one per
+burst; nothing was synthesised for a DRAM process.
+
+Power, heat, and the current that opening many banks at once draws, beyond what tRRD and tFAW say.
+
+The rest of the model (projections, feed-forward, sampling): it runs in numpy on the host and takes
+no cycles here.
+
+Refresh between programs: it is counted from the start of each program, so a call that is shorter
+than tREFI meets none. The full-machine study repeats kernels until refresh has its average share.
+"""
+NOT_MODELLED = tuple(" ".join(text.split()) for text in _NOT_MODELLED.strip().split("\n\n"))
+
 
 
 def load(path: Path) -> tuple[Path, dict]:
@@ -267,6 +275,8 @@ def _machine(study: Mapping) -> str:
     points = study["points"]
     peak = points[0]["peak_tbps"]
     base = [p for p in points if p["variant"] == "base"]
+    # The base variant is measured once more among the variants.
+    base = list({(p["model"], p["context"]): p for p in base}.values())
     parts = [
         _p(
             f"The same kernel, by the timing model, at the size of the L3 paper: "
@@ -277,7 +287,8 @@ def _machine(study: Mapping) -> str:
         plots.machine_stalls(points),
     ]
     context = study["variant_context"]
-    varied = [p for p in points if p["context"] == context]
+    at_context = [p for p in points if p["context"] == context]
+    varied = list({(p["model"], p["variant"]): p for p in at_context}.values())
     if len({p["variant"] for p in varied}) > 1:
         parts += [
             f"<h3>Where the missing bandwidth is, at {context:,} tokens</h3>",
@@ -295,37 +306,44 @@ def _anchor(study: Mapping) -> str:
     verdict = (
         "the same number of cycles, command by command"
         if anchor["rtl_cycles"] == anchor["timing_cycles"]
-        else f"but {anchor['rtl_cycles']:,} cycles on the RTL, which differs"
+        else f"but {anchor['rtl_cycles'] or 'no'} cycles on the RTL, which differs"
     )
     return (
         f"To tie it to the RTL: {anchor['kernels']} kernels of {_e(anchor['title'])} at "
-        f"{anchor['context']:,} tokens were also run on the RTL: {anchor['timing_cycles']:,} "
+        f"{anchor['context']:,} tokens were also run on the RTL: {anchor['timing_cycles']} "
         f"cycles by the timing model, {verdict}."
     )
 
 
 def _machine_table(points: Sequence[Mapping]) -> str:
-    rows = []
+    """TB/s by model and context, then what one rank does for each model."""
+    contexts = sorted({p["context"] for p in points})
+    models: dict[str, dict[int, Mapping]] = {}
     for p in points:
-        lost = sorted(((v, k) for k, v in p["stalls"].items() if k != "mac"), reverse=True)[:3]
-        rest = ", ".join(f"{plots.REASONS[k][1].split(' (')[0]} {100 * v:.0f} %" for v, k in lost)
-        rows.append(
-            (
-                f"{p['title']} ({p['kind']})",
-                f"{p['context']:,}",
-                f"{p['nhc']}",
-                f"{p['kernel_cycles']:,.0f}",
-                f"{p['tbps']:.2f}",
-                f"{100 * p['utilisation']:.1f} %",
-                f"{100 * p['balance']:.0f} %",
-                rest,
-            )
+        models.setdefault(p["title"], {})[p["context"]] = p
+    reached, kernels = [], []
+    for title, by_context in models.items():
+        first, last = by_context[contexts[0]], by_context[contexts[-1]]
+        name = f"{title} ({first['kind']})"
+        shown = [by_context[c] for c in contexts]
+        shares = [f"{p['tbps']:.2f} ({100 * p['utilisation']:.0f} %)" for p in shown]
+        reached.append([name, *shares])
+        kernels.append(
+            [
+                name,
+                str(first["heads"]),
+                str(first["nhc"]),
+                f"{first['kernel_cycles']:,.0f}",
+                f"{last['kernel_cycles']:,.0f}",
+                f"{100 * first['balance']:.0f} %",
+            ]
         )
     header = (
-        "model", "context", "N_hc", "cycles per kernel", "TB/s", "of peak", "balance",
-        "largest losses",
+        "one rank", "KV heads per kernel", "N_hc", f"cycles at {contexts[0]:,}",
+        f"cycles at {contexts[-1]:,}", "balance of one layer and request",
     )  # fmt: skip
-    return _table(header, rows).replace("<table>", '<table class="wide">', 1)
+    title = "TB/s (share of the peak) at"
+    return _table((title, *(f"{c:,}" for c in contexts)), reached) + _table(header, kernels)
 
 
 def _refresh_note(points: Sequence[Mapping]) -> str:
@@ -419,7 +437,6 @@ table{border-collapse:collapse;font-size:13.5px;width:100%}
 th{text-align:left;color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
 th,td{padding:5px 10px;vertical-align:top}td{border-bottom:1px solid #eef1f4}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-table.wide td:last-child,table.wide th:last-child{text-align:left;white-space:normal}
 summary{cursor:pointer;color:var(--soft)}
 """
 

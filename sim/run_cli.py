@@ -92,30 +92,31 @@ class Watcher:
         self._advance(1)
 
 
-def _verdict(result: Mapping, kind: str) -> str:
+def _verdict(result: Mapping, kind: str, unit: str) -> str:
     count, compared = result[f"{kind}_mismatches"], result[f"{kind}s_compared"]
     if count is None:
         return "not compared in this run"
     if count:
         return click.style(f"{count:,} of {compared:,} programs DIFFER", fg="red", bold=True)
-    return click.style(f"equal in all {compared:,} programs", fg="green")
+    return click.style(f"equal: {compared:,} programs, every {unit}", fg="green")
 
 
 def summary_text(result: Mapping, folder: Path, seconds: float) -> str:
     """The result for a terminal."""
     total, bandwidth = result["cycles"], result["bandwidth"]
     source = "RTL" if result["rtl_cycles"] is not None else "timing model"
+    clock = f"{total:,} memory-clock cycles at {result['clock_mhz']:,.0f} MHz ({source})"
+    banks = f"{bandwidth['banks_moved']:.1f} of {bandwidth['banks_peak']:.1f} GB/s"
+    bus = f"{bandwidth['bus_moved']:.1f} of {bandwidth['bus_peak']:.1f} GB/s"
+    share = f"{100 * result['utilisation']:.1f} % of the bank units' peak"
     lines = [
-        f"rtl == golden   {_verdict(result, 'bit')} (every bit)",
-        f"rtl == timing   {_verdict(result, 'cycle')} (every command, stall and cycle)",
-        f"attention       {result['attention_calls']:,} calls, {total:,} memory-clock cycles at "
-        f"{result['clock_mhz']:,.0f} MHz ({source})",
-        f"DRAM            {100 * result['utilisation']:.1f} % of the bank units' peak: "
-        f"{bandwidth['banks_moved']:.1f} of {bandwidth['banks_peak']:.1f} GB/s; data bus "
-        f"{bandwidth['bus_moved']:.1f} of {bandwidth['bus_peak']:.1f} GB/s",
+        f"rtl == golden   {_verdict(result, 'bit', 'bit')}",
+        f"rtl == timing   {_verdict(result, 'cycle', 'command, stall and cycle')}",
+        f"attention       {result['attention_calls']:,} calls, {clock}",
+        f"DRAM            {share}: {banks}; data bus {bus}",
         *(f"  ! {text}" for text in result["differences"]),
         "",
-        "where the cycles went (seen from the bank units; attention calls)",
+        "where the cycles went (attention calls, seen from the bank units)",
     ]
     lines += _stall_lines(result["stalls"], total)
     if result["full_machine"]:
@@ -150,5 +151,5 @@ def _machine_lines(study: Mapping) -> Iterator[str]:
         same = "equal" if anchor["rtl_cycles"] == anchor["timing_cycles"] else "NOT EQUAL"
         yield (
             f"  {anchor['title']} at {anchor['context']:,} tokens on the RTL: "
-            f"{anchor['rtl_cycles']:,} cycles for {anchor['kernels']} kernels, {same}"
+            f"{anchor['rtl_cycles'] or 'no'} cycles for {anchor['kernels']} kernels, {same}"
         )

@@ -1,0 +1,171 @@
+"""A window of one attention call as VCD, and a GTKWave save file with its signals in groups."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bankside.errors import ConfigError
+from bankside.isa.machine import Machine
+from bankside.isa.spec import load_spec
+from bankside.sim.attention import PimAttention
+from bankside.sim.run import WaveOptions
+
+VCD, SAVE = "attention.vcd", "attention.gtkw"
+HEAD_DIM, KV_HEADS = 16, 2
+_HEX, _DEC = "22", "24"  # GTKWave's display flags: right-justified, hexadecimal or decimal
+_TOP = "TOP.bankside_pim_top"
+
+
+class Shown(NamedTuple):
+    """A signal: path below the top module, as in the VCD without its bit range, and its radix."""
+
+    path: str
+    radix: str = _HEX
+
+
+def groups(machine: Machine) -> dict[str, list[Shown]]:
+    """Signals of the save file by group, in the order in which a reader follows a call."""
+    engines = load_spec("pim").engines
+    queues = [Shown(f"controller.dispatch.queue_{name}.level", _DEC) for name in engines]
+    command = [Shown(f"command.{name}", _DEC) for name in ("code", "bank", "row", "col")]
+    return {
+        "program": [
+            Shown("cycle", _DEC),
+            Shown("pc", _DEC),
+            Shown("running"),
+            Shown("done"),
+            Shown("error"),
+        ],
+        "engines: load, last action (one bit each: " + " ".join(engines) + ")": [
+            Shown("load"),
+            Shown("last"),
+            *queues,
+        ],
+        "DRAM commands (" + _codes([c.name for c in machine.std.commands]) + ")": [
+            Shown("trace_valid"),
+            *command,
+            Shown("violation", _DEC),
+        ],
+        "array engine": [
+            Shown("controller.array.opcode"),
+            Shown("controller.array.issued"),
+            Shown("controller.array.due"),
+            Shown("controller.array.refreshing"),
+        ],
+        "stall reason (" + _codes(load_spec("pim").stalls) + ")": [
+            Shown("controller.stalls.reason", _DEC)
+        ],
+        "bank 0 of chip 0": [
+            Shown("rank.chip0.bank0.array.read_en"),
+            Shown("rank.chip0.bank0.array.read_row", _DEC),
+            Shown("rank.chip0.bank0.array.read_column", _DEC),
+            Shown("rank.chip0.bank0.array.read_data"),
+        ],
+        "softmax": [
+            Shown("unit.softmax.busy"),
+            Shown("unit.softmax.score_en"),
+            Shown("unit.softmax.prob_en"),
+            Shown("unit.softmax.denominators"),
+        ],
+        "host": [
+            Shown("host_in__valid"),
+            Shown("host_in__ready"),
+            Shown("host_in__payload"),
+            Shown("host_out__valid"),
+            Shown("host_out__payload"),
+        ],
+    }
+
+
+def _codes(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(f"{code} {name}" for code, name in enumerate(names))
+
+
+def record(work: Path, machine: Machine, options: WaveOptions) -> dict:
+    """Record the window into `work`; returns the names of the files and what they show.
+
+    The call is one of random numbers on `machine`, which is compiled with tracing.
+    Raises ConfigError when the call is over before the window begins.
+    """
+    from bankside.sim.rtl.pim import PimRtl  # needs a compiler
+
+    engines = []
+
+    def traced(name: str, machine: Machine) -> PimRtl:
+        engines.append(PimRtl(machine, waves=True))
+        return engines[-1]
+
+    attention = PimAttention(machine, ("rtl",), make=traced)
+    heads = KV_HEADS * machine.lanes
+    rng = np.random.default_rng(1)
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float16)
+
+    attention.start(
+        layers=1,
+        kv_heads=KV_HEADS,
+        query_heads=heads,
+        head_dim=HEAD_DIM,
+        max_tokens=options.tokens,
+    )
+    past = options.tokens - 1
+    attention.prefill(0, numbers(past, KV_HEADS, HEAD_DIM), numbers(past, KV_HEADS, HEAD_DIM))
+    engines[0].record_waves(work / VCD, options.first_cycle, options.last_cycle)
+    attention.decode(0, numbers(heads, HEAD_DIM), *numbers(2, KV_HEADS, HEAD_DIM))
+    cycles = attention.traces[0].result.cycles or 0
+    if options.first_cycle >= cycles:
+        raise ConfigError(
+            f"report.waves: first_cycle is {options.first_cycle}, but the recorded call takes "
+            f"{cycles} cycles; begin earlier"
+        )
+    (work / SAVE).write_text(save_file(work / VCD, machine))
+    return {
+        "vcd": VCD,
+        "gtkw": SAVE,
+        "machine": machine.config.name,
+        "tokens": options.tokens,
+        "first_cycle": options.first_cycle,
+        "last_cycle": min(options.last_cycle, cycles - 1),
+    }
+
+
+_SCOPE = re.compile(r"\s*\$scope module (\S+)")
+_VARIABLE = re.compile(r"\s*\$var \w+\s+(\d+) \S+ (\S+)(?: (\[\d+(?::\d+)?\]))?")
+
+
+def signals(vcd: Path) -> dict[str, str]:
+    """Full path -> bit range as written ("[7:0]" or "") of every signal that a VCD declares."""
+    found: dict[str, str] = {}
+    scopes: list[str] = []
+    with open(vcd, encoding="ascii") as lines:
+        for line in lines:
+            if "$enddefinitions" in line:
+                break
+            if match := _SCOPE.match(line):
+                scopes.append(match[1])
+            elif "$upscope" in line:
+                scopes.pop()
+            elif match := _VARIABLE.match(line):
+                found[".".join([*scopes, match[2]])] = match[3] or ""
+    return found
+
+
+def save_file(vcd: Path, machine: Machine) -> str:
+    """Text of the GTKWave save file. Raises ConfigError for a signal that the VCD does not have."""
+    declared = signals(vcd)
+    lines = [f'[dumpfile] "{vcd.name}"', f'[savefile] "{SAVE}"', "[timestart] 0"]
+    lines += ["[size] 1600 1000", "[sst_width] 260", "[signals_width] 320"]
+    for title, shown in groups(machine).items():
+        lines += ["@800200", f"-{title}"]
+        for signal in shown:
+            path = f"{_TOP}.{signal.path}"
+            if path not in declared:
+                raise ConfigError(f"{vcd.name}: no signal {path}; adapt `groups` in run_waves.py")
+            lines += [f"@{signal.radix}", path + declared[path]]
+        lines += ["@1000200", f"-{title}"]
+    return "\n".join(lines) + "\n"
