@@ -1,6 +1,7 @@
 """The numbers of one `pim` machine, derived once from its configuration and its DRAM standard.
 
-Golden model, timing model, RTL, program checks and lowering all read them here. Ref: docs/pim.md section 1.
+Golden model, timing model, RTL, program checks and lowering all read them here. Ref: docs/pim.md
+section 1.
 """
 
 from __future__ import annotations
@@ -22,22 +23,30 @@ class Machine:
 
     @classmethod
     def of(cls, config: HardwareConfig) -> Machine:
-        """Machine of a configuration. Raises ConfigError when buffers and geometry do not fit together."""
+        """Machine of a configuration. Raises ConfigError when buffers and geometry do not fit
+        together.
+        """
         dram = config.dram
         geometry = {
-            "bank_groups": dram.bank_groups, "banks_per_group": dram.banks_per_group,
-            "columns": dram.columns, "rows": dram.rows,
+            "bank_groups": dram.bank_groups,
+            "banks_per_group": dram.banks_per_group,
+            "columns": dram.columns,
+            "rows": dram.rows,
         }
         given = {k: v for k, v in geometry.items() if v is not None}
-        machine = cls(config, load_standard(dram.standard, geometry=given, options=dict(dram.options)))
+        machine = cls(
+            config, load_standard(dram.standard, geometry=given, options=dict(dram.options))
+        )
         if machine.banks % machine.elements:
             raise ConfigError(
-                f"{config.name}: dram has {machine.banks} banks, but probabilities are sent for {machine.elements} banks "
+                f"{config.name}: dram has {machine.banks} banks, but probabilities are sent for "
+                f"{machine.elements} banks "
                 f"per burst; use a multiple of {machine.elements} banks"
             )
         if machine.shared_words % machine.subbanks:
             raise ConfigError(
-                f"{config.name}: pim.shared_buffer_words={machine.shared_words} must be a multiple of {machine.subbanks}"
+                f"{config.name}: pim.shared_buffer_words={machine.shared_words} must be a "
+                f"multiple of {machine.subbanks}"
             )
         return machine
 
@@ -127,12 +136,27 @@ class Machine:
 
     @functools.cached_property
     def completions(self) -> dict[str, int]:
-        """Command -> cycles from its engine's last action to its completion (docs/pim.md section 4)."""
+        """Command -> cycles from its engine's last action to its completion (docs/pim.md section
+        4).
+        """
         reduced = self.read_latency + (self.tree_levels + 1) * self.step
         return {
-            "OPEN": 0, "CLOSE": 0, "REF": 0, "WRR": 0, "MAC": 3 * self.mac_period, "WR": self.write_latency,
-            "RD": self.read_latency, "LDSB": self.mac_period + 1, "WRSBQ": self.write_latency, "WRSBP": self.write_latency,
-            "RDRBS": reduced, "RDRBC": reduced, "SFM": 0, "NORM": 0, "HWR": 0, "HRD": 0,
+            "OPEN": 0,
+            "CLOSE": 0,
+            "REF": 0,
+            "WRR": 0,
+            "MAC": 3 * self.mac_period,
+            "WR": self.write_latency,
+            "RD": self.read_latency,
+            "LDSB": self.mac_period + 1,
+            "WRSBQ": self.write_latency,
+            "WRSBP": self.write_latency,
+            "RDRBS": reduced,
+            "RDRBC": reduced,
+            "SFM": 0,
+            "NORM": 0,
+            "HWR": 0,
+            "HRD": 0,
         }
 
     # --- PIM sizes ---
@@ -149,11 +173,20 @@ class Machine:
         """Names that the command-set specification uses for limits and shared-word expressions."""
         pim = self.config.pim
         return {
-            "C": self.chips, "B": self.banks, "NE": self.elements, "S": self.slots_per_burst, "SUB": self.subbanks,
-            "COLS": self.columns, "ROWS": self.rows, "N_CMR": self.lanes,
-            "result_buffer_words": pim.result_buffer_words, "shared_buffer_words": pim.shared_buffer_words,
-            "score_words": pim.score_words, "probability_words": pim.probability_words,
-            "staging_words": pim.staging_words, "program_words": pim.program_words,
+            "C": self.chips,
+            "B": self.banks,
+            "NE": self.elements,
+            "S": self.slots_per_burst,
+            "SUB": self.subbanks,
+            "COLS": self.columns,
+            "ROWS": self.rows,
+            "N_CMR": self.lanes,
+            "result_buffer_words": pim.result_buffer_words,
+            "shared_buffer_words": pim.shared_buffer_words,
+            "score_words": pim.score_words,
+            "probability_words": pim.probability_words,
+            "staging_words": pim.staging_words,
+            "program_words": pim.program_words,
         }
 
     @property

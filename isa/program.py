@@ -1,6 +1,8 @@
-"""Programs: command words, host data, named outputs; a builder; the walk that executes the front end's commands.
+"""Programs: command words, host data, named outputs; a builder; the walk that executes the front
+end's commands.
 
-A `Program` is position independent and holds no addresses of the host. Bursts are arrays of C*NE 16-bit elements.
+A `Program` is position independent and holds no addresses of the host. Bursts are arrays of C*NE
+16-bit elements.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ U16 = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Program:
-    """Command words, the bursts that the host sends (shape [n, C*NE], uint16) and names for the bursts it receives.
+    """Command words, the bursts that the host sends (shape [n, C*NE], uint16) and names for the
+    bursts it receives.
 
     `outputs` maps a name to (first burst, bursts).
     """
@@ -56,7 +59,9 @@ class Geometry(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One executed command: where it stands, the command, its row with the address register added, the geometry."""
+    """One executed command: where it stands, the command, its row with the address register added,
+    the geometry.
+    """
 
     pc: int
     instruction: Instruction
@@ -110,7 +115,8 @@ def walk(program: Program, limit: int = 50_000_000) -> Iterator[Step]:
 class Builder:
     """Collects command words and host data: `b.MAC(col=0, count=4, signal=B.BUFFER)`.
 
-    Every command of the specification is a method; engine masks are given by name with `wait="rank"` or a tuple of names.
+    Every command of the specification is a method; engine masks are given by name with
+    `wait="rank"` or a tuple of names.
     """
 
     def __init__(self, engine: str, burst_elements: int) -> None:
@@ -126,7 +132,9 @@ class Builder:
         for key in ("wait", "signal"):
             if isinstance(operands.get(key), tuple):
                 operands[key] = ",".join(operands[key])
-        self.words.append(self.spec.encode(name, where=f"command {len(self.words)} {name}", **operands))  # type: ignore[arg-type]
+        self.words.append(
+            self.spec.encode(name, where=f"command {len(self.words)} {name}", **operands)
+        )  # type: ignore[arg-type]
         return len(self.words) - 1
 
     def __getattr__(self, name: str):
@@ -150,5 +158,9 @@ class Builder:
         """The program, with HALT appended when it is missing."""
         if not self.words or self.spec.decode(self.words[-1]).name != "HALT":
             self.emit("HALT")
-        data = np.concatenate(self.host_in) if self.host_in else np.zeros((0, self._burst_elements), np.uint16)
+        data = (
+            np.concatenate(self.host_in)
+            if self.host_in
+            else np.zeros((0, self._burst_elements), np.uint16)
+        )
         return Program(self.spec.engine, tuple(self.words), data, dict(self.outputs))

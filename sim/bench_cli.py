@@ -30,7 +30,9 @@ def _machine(name: str, rows: int | None = None) -> Machine:
 
 
 def head_program(machine: Machine, tokens: int, head_dim: int = 128) -> Program:
-    """Decode attention of one head over `tokens` tokens (KV data of zeros: time does not depend on data)."""
+    """Decode attention of one head over `tokens` tokens (KV data of zeros: time does not depend on
+    data).
+    """
     kernels = PimKernels(KvLayout.of(machine, Shape(1, 1, 1, head_dim, tokens), machine.chips))
     return kernels.decode(0, tokens, np.zeros((1, head_dim), np.uint16))[0]
 
@@ -60,7 +62,9 @@ def build_times(machine: Machine) -> dict[str, float]:
             PimRtl(machine).close()
             compiled = time.perf_counter()
         finally:
-            os.environ.pop("BANKSIDE_BUILD") if before is None else os.environ.__setitem__("BANKSIDE_BUILD", before)
+            os.environ.pop("BANKSIDE_BUILD") if before is None else os.environ.__setitem__(
+                "BANKSIDE_BUILD", before
+            )
     return {"elaborate_s": elaborated - start, "compile_s": compiled - elaborated}
 
 
@@ -83,9 +87,20 @@ def cocotb_speed(machine: Machine, program: Program) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         given, result = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(given, words=np.array(program.words, np.uint64), host_in=program.host_in, refresh=int(machine.refresh))
-        run_bench(PimTop(machine), TOP, "bankside.sim.rtl.bench_speed", internals=False, seed=1,
-                  extra_env={"BANKSIDE_SPEED_IN": str(given), "BANKSIDE_SPEED_OUT": str(result)})
+        np.savez(
+            given,
+            words=np.array(program.words, np.uint64),
+            host_in=program.host_in,
+            refresh=int(machine.refresh),
+        )
+        run_bench(
+            PimTop(machine),
+            TOP,
+            "bankside.sim.rtl.bench_speed",
+            internals=False,
+            seed=1,
+            extra_env={"BANKSIDE_SPEED_IN": str(given), "BANKSIDE_SPEED_OUT": str(result)},
+        )
         found = np.load(result)
         outputs, cycles, seconds = found["outputs"], int(found["cycles"]), float(found["seconds"])
     ours = PimRtl(machine).run(program)
@@ -95,7 +110,9 @@ def cocotb_speed(machine: Machine, program: Program) -> dict[str, float]:
 
 
 def timing_speed(tokens: int, repeats: int) -> dict[str, float]:
-    """Timing model, one head of 128 over `tokens` tokens: first call (nothing memoised) and later calls."""
+    """Timing model, one head of 128 over `tokens` tokens: first call (nothing memoised) and later
+    calls.
+    """
     from bankside.sim.timing.pim import PimTiming
 
     machine = _machine("dimm_pim_ddr4", ROWS)
@@ -103,8 +120,12 @@ def timing_speed(tokens: int, repeats: int) -> dict[str, float]:
     first = _median_seconds(lambda: PimTiming(machine).run(program), repeats)
     model = PimTiming(machine)
     cycles = model.run(program).cycles or 0
-    return {"tokens": tokens, "cycles": cycles, "first_ms": 1e3 * first,
-            "again_ms": 1e3 * _median_seconds(lambda: model.run(program), repeats)}
+    return {
+        "tokens": tokens,
+        "cycles": cycles,
+        "first_ms": 1e3 * first,
+        "again_ms": 1e3 * _median_seconds(lambda: model.run(program), repeats),
+    }
 
 
 def replay_speed() -> dict[str, Any]:
@@ -123,8 +144,11 @@ def replay_speed() -> dict[str, Any]:
         report = replay(trace, standard, execution="rtl")
         seconds = time.perf_counter() - start
         rows[path.name] = {
-            "commands": report.commands, "accepted": report.accepted, "timing_bound": report.timing_bound,
-            "refused_one_cycle_early": report.refused_one_cycle_early, "commands_per_s": report.commands / seconds,
+            "commands": report.commands,
+            "accepted": report.accepted,
+            "timing_bound": report.timing_bound,
+            "refused_one_cycle_early": report.refused_one_cycle_early,
+            "commands_per_s": report.commands / seconds,
         }
     return rows
 
@@ -132,7 +156,9 @@ def replay_speed() -> dict[str, Any]:
 def measure(preset: str, repeats: int, *, builds: bool, cocotb: bool) -> dict[str, Any]:
     """All figures. Times are medians; ratios come from figures of the same run."""
     machine = _machine(preset)
-    program = head_program(machine, 2048 if machine.chips == 8 else 64, 128 if machine.chips == 8 else 8)
+    program = head_program(
+        machine, 2048 if machine.chips == 8 else 64, 128 if machine.chips == 8 else 8
+    )
     result: dict[str, Any] = {"preset": preset, "clock_domain": "mem"}
     if builds:
         result["build"] = build_times(machine)
@@ -143,7 +169,8 @@ def measure(preset: str, repeats: int, *, builds: bool, cocotb: bool) -> dict[st
     timing = result["timing"] = timing_speed(131072, repeats)
     rtl_seconds = timing["cycles"] / result["rtl"]["cycles_per_s"]
     result["timing_over_rtl"] = {
-        "first": 1e3 * rtl_seconds / timing["first_ms"], "again": 1e3 * rtl_seconds / timing["again_ms"],
+        "first": 1e3 * rtl_seconds / timing["first_ms"],
+        "again": 1e3 * rtl_seconds / timing["again_ms"],
         "note": "RTL time of the 128 K head from its measured cycles per second",
     }
     result["dram_replay"] = replay_speed()
@@ -154,27 +181,51 @@ def _text(result: dict[str, Any]) -> str:
     timing, ratio = result["timing"], result["timing_over_rtl"]
     lines = [f"machine preset {result['preset']}, cycles of the memory clock, medians"]
     if "build" in result:
-        lines.append(f"elaborate {result['build']['elaborate_s']:.1f} s, compile {result['build']['compile_s']:.1f} s (empty cache)")
+        lines.append(
+            f"elaborate {result['build']['elaborate_s']:.1f} s, compile "
+            f"{result['build']['compile_s']:.1f} s (empty cache)"
+        )
     lines.append(f"rtl execution      {result['rtl']['cycles_per_s'] / 1e3:8.1f} kcycle/s")
     if "cocotb" in result:
-        lines.append(f"under cocotb       {result['cocotb']['cycles_per_s'] / 1e3:8.1f} kcycle/s   "
-                     f"rtl execution is {result['rtl_over_cocotb']:.1f} times as fast (goal: at least 5)")
-    lines.append(f"timing model, one head, {timing['tokens']} tokens, {timing['cycles']} cycles: first {timing['first_ms']:.1f} ms, "
-                 f"again {timing['again_ms']:.1f} ms; {ratio['first']:.0f} and {ratio['again']:.0f} times as fast as the RTL")
+        lines.append(
+            f"under cocotb       {result['cocotb']['cycles_per_s'] / 1e3:8.1f} kcycle/s   "
+            f"rtl execution is {result['rtl_over_cocotb']:.1f} times as fast (goal: at least 5)"
+        )
+    lines.append(
+        f"timing model, one head, {timing['tokens']} tokens, {timing['cycles']} cycles: first "
+        f"{timing['first_ms']:.1f} ms, "
+        f"again {timing['again_ms']:.1f} ms; {ratio['first']:.0f} and {ratio['again']:.0f} times "
+        f"as fast as the RTL"
+    )
     for name, row in result["dram_replay"].items():
-        lines.append(f"replay {name}: {row}" if isinstance(row, str) else
-                     f"replay {name}: {row['accepted']} of {row['commands']} accepted, {row['refused_one_cycle_early']} of "
-                     f"{row['timing_bound']} timing-bound refused one cycle early, {row['commands_per_s'] / 1e3:.0f} k commands/s")
+        if isinstance(row, str):
+            lines.append(f"replay {name}: {row}")
+            continue
+        lines.append(
+            f"replay {name}: {row['accepted']} of {row['commands']} accepted, "
+            f"{row['refused_one_cycle_early']} of {row['timing_bound']} timing-bound refused one "
+            f"cycle early, {row['commands_per_s'] / 1e3:.0f} k commands/s"
+        )
     return "\n".join(lines)
 
 
 @click.command(name="bench")
 @click.option("--preset", default="dimm_pim_ddr4", show_default=True, help="Machine to simulate.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs per figure (median).")
-@click.option("--no-build", is_flag=True, help="Skip elaboration and compile times with an empty cache.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Runs per figure (median).",
+)
+@click.option(
+    "--no-build", is_flag=True, help="Skip elaboration and compile times with an empty cache."
+)
 @click.option("--no-cocotb", is_flag=True, help="Skip the run under cocotb.")
 @common_options
-def command(preset: str, repeats: int, no_build: bool, no_cocotb: bool, as_json: bool, out: Path | None) -> None:
+def command(
+    preset: str, repeats: int, no_build: bool, no_cocotb: bool, as_json: bool, out: Path | None
+) -> None:
     """Measure the speed of the executions and print ratios."""
     result = measure(preset, repeats, builds=not no_build, cocotb=not no_cocotb)
     emit(result, as_json=as_json, text=_text(result), out=out, name="bench")

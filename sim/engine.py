@@ -10,18 +10,26 @@ from numpy.typing import NDArray
 
 from bankside.isa.program import Program
 
-#: One DRAM command on the command bus: memory-clock cycle, command code (order of the DRAM table), operands.
-COMMAND_DTYPE = np.dtype([("cycle", "<i8"), ("code", "u1"), ("bank", "u1"), ("row", "<u4"), ("col", "<u2")])
-#: One macro-command: engine index, opcode, cycle of its load, of its last action, of its completion.
-MACRO_DTYPE = np.dtype([("engine", "u1"), ("opcode", "u1"), ("load", "<i8"), ("last", "<i8"), ("complete", "<i8")])
+#: One DRAM command on the command bus: memory-clock cycle, command code (order of the DRAM table),
+#: operands.
+COMMAND_DTYPE = np.dtype(
+    [("cycle", "<i8"), ("code", "u1"), ("bank", "u1"), ("row", "<u4"), ("col", "<u2")]
+)
+#: One macro-command: engine index, opcode, cycle of its load, of its last action, of its
+#: completion.
+MACRO_DTYPE = np.dtype(
+    [("engine", "u1"), ("opcode", "u1"), ("load", "<i8"), ("last", "<i8"), ("complete", "<i8")]
+)
 
 
 @dataclass(frozen=True)
 class Result:
     """Result of one program.
 
-    outputs: bursts the host received, uint16 [n, C*NE] (None: execution without data). cycles: memory-clock cycles (None:
-    execution without time). counters: stall reason -> cycles, summing to `cycles`. commands, macros: traces ordered by
+    outputs: bursts the host received, uint16 [n, C*NE] (None: execution without data). cycles:
+    memory-clock cycles (None:
+    execution without time). counters: stall reason -> cycles, summing to `cycles`. commands,
+    macros: traces ordered by
     cycle (macros by load cycle, then engine), empty when not asked for.
     """
 
@@ -41,7 +49,9 @@ class Result:
 
 
 class Engine(Protocol):
-    """One machine in one execution. DRAM contents and buffers live on between programs until `reset`."""
+    """One machine in one execution. DRAM contents and buffers live on between programs until
+    `reset`.
+    """
 
     def run(self, program: Program, *, trace: bool = False) -> Result:
         """Execute `program`. Raises ProgramError when the machine refuses it."""

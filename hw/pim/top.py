@@ -19,7 +19,8 @@ class PimTop(wiring.Component):
         As in the controller. A program may be written and started while `ready`.
     host_in, host_out : streams of host bursts (C*NE 16-bit elements)
     violation : Out
-        Code of the first illegal DRAM command that the device refused, 0 when there was none (sticky).
+        Code of the first illegal DRAM command that the device refused, 0 when there was none
+        (sticky).
     unrefreshable : Out
         Rows stayed open too long for a refresh to come in time (sticky).
     counts : Out
@@ -35,15 +36,44 @@ class PimTop(wiring.Component):
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._controller, self._unit, self._rank = Controller(machine), RankUnit(machine), PimRank(machine)
-        controller, unit, rank = (part.signature.members for part in (self._controller, self._unit, self._rank))
-        super().__init__({
-            **{name: controller[name] for name in (
-                "refresh", "program_en", "program_addr", "program_data", "start", "ready", "running", "done", "error", "pc", "cycle",
-                "counts", "load", "loaded", "last")},
-            "host_in": unit["host_in"], "host_out": unit["host_out"], "violation": rank["violation"], "unrefreshable": rank["unrefreshable"],
-            "trace_valid": Out(1), "trace_command": controller["command"],
-        })
+        self._controller, self._unit, self._rank = (
+            Controller(machine),
+            RankUnit(machine),
+            PimRank(machine),
+        )
+        controller, unit, rank = (
+            part.signature.members for part in (self._controller, self._unit, self._rank)
+        )
+        super().__init__(
+            {
+                **{
+                    name: controller[name]
+                    for name in (
+                        "refresh",
+                        "program_en",
+                        "program_addr",
+                        "program_data",
+                        "start",
+                        "ready",
+                        "running",
+                        "done",
+                        "error",
+                        "pc",
+                        "cycle",
+                        "counts",
+                        "load",
+                        "loaded",
+                        "last",
+                    )
+                },
+                "host_in": unit["host_in"],
+                "host_out": unit["host_out"],
+                "violation": rank["violation"],
+                "unrefreshable": rank["unrefreshable"],
+                "trace_valid": Out(1),
+                "trace_command": controller["command"],
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -54,12 +84,25 @@ class PimTop(wiring.Component):
         wiring.connect(m, unit.host_out, wiring.flipped(self.host_out))
         for name in ("refresh", "program_en", "program_addr", "program_data", "start"):
             m.d.comb += getattr(controller, name).eq(getattr(self, name))
-        for name in ("ready", "running", "done", "error", "pc", "cycle", "counts", "load", "loaded", "last"):
+        for name in (
+            "ready",
+            "running",
+            "done",
+            "error",
+            "pc",
+            "cycle",
+            "counts",
+            "load",
+            "loaded",
+            "last",
+        ):
             m.d.comb += getattr(self, name).eq(getattr(controller, name))
         self._connect_unit(m, controller, unit, rank)
         m.d.comb += [
-            rank.valid.eq(controller.command_valid), rank.command.eq(controller.command),
-            self.violation.eq(rank.violation), self.unrefreshable.eq(rank.unrefreshable),
+            rank.valid.eq(controller.command_valid),
+            rank.command.eq(controller.command),
+            self.violation.eq(rank.violation),
+            self.unrefreshable.eq(rank.unrefreshable),
             self.trace_valid.eq(controller.command_valid),
             self.trace_command.eq(controller.command),
             rank.wdata.eq(Mux(controller.write_probability, unit.prob_data, unit.stage_data)),
@@ -68,8 +111,21 @@ class PimTop(wiring.Component):
 
     @staticmethod
     def _connect_unit(m: Module, controller: Controller, unit: RankUnit, rank: PimRank) -> None:
-        for name in ("geometry", "host_start", "host_command", "rank_start", "rank_command", "stage_en", "stage_address",
-                     "read_out", "read_out_address", "read_valid", "read_info", "prob_en", "prob_address"):
+        for name in (
+            "geometry",
+            "host_start",
+            "host_command",
+            "rank_start",
+            "rank_command",
+            "stage_en",
+            "stage_address",
+            "read_out",
+            "read_out_address",
+            "read_valid",
+            "read_info",
+            "prob_en",
+            "prob_address",
+        ):
             m.d.comb += getattr(unit, name).eq(getattr(controller, name))
         for name in ("host_busy", "host_done", "rank_busy", "rank_done"):
             m.d.comb += getattr(controller, name).eq(getattr(unit, name))

@@ -1,6 +1,8 @@
-"""cocotb bench for the speed comparison: one program on the rank, streams fed and every DRAM command recorded.
+"""cocotb bench for the speed comparison: one program on the rank, streams fed and every DRAM
+command recorded.
 
-It does per cycle what the C++ shim of the `rtl` execution does, the way a cocotb user writes it. Input and output files are
+It does per cycle what the C++ shim of the `rtl` execution does, the way a cocotb user writes it.
+Input and output files are
 named by the environment (BANKSIDE_SPEED_IN, BANKSIDE_SPEED_OUT, numpy archives).
 """
 
@@ -65,7 +67,10 @@ async def speed(dut) -> None:
     size = given["host_in"].shape[1]
     data = [np.frombuffer(value.to_bytes(2 * size, "little"), "<u2") for value in outputs]
     np.savez(
-        os.environ["BANKSIDE_SPEED_OUT"], seconds=seconds, cycles=cycle, outputs=np.array(data, "<u2").reshape(-1, size),
+        os.environ["BANKSIDE_SPEED_OUT"],
+        seconds=seconds,
+        cycles=cycle,
+        outputs=np.array(data, "<u2").reshape(-1, size),
         command_cycles=np.array([c for c, _ in commands]),
     )
     await Timer(1, unit="ns")

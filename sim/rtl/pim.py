@@ -1,4 +1,6 @@
-"""The `rtl` execution of the `pim` engine: the Amaranth RTL compiled by Verilator, driven through a C++ shim."""
+"""The `rtl` execution of the `pim` engine: the Amaranth RTL compiled by Verilator, driven through a
+C++ shim.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,37 @@ _LAST_SHOWN = "header"
 
 
 class _Report(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("cycles", "error", "pc", "violation", "unrefreshable", "taken", "sent", "finished")] + [
-        ("counts", ctypes.c_uint64 * len(_SPEC.stalls))
-    ]
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "cycles",
+            "error",
+            "pc",
+            "violation",
+            "unrefreshable",
+            "taken",
+            "sent",
+            "finished",
+        )
+    ] + [("counts", ctypes.c_uint64 * len(_SPEC.stalls))]
 
 
 def _load(machine: Machine, waves: bool) -> ctypes.CDLL:
     layout = command_layout(machine)
     shown = layout[_LAST_SHOWN].offset + layout[_LAST_SHOWN].width
     defines = {
-        "BURST_BITS": machine.burst_elements * 16, "REASONS": len(_SPEC.stalls), "COUNTER_BITS": COUNTER_BITS,
-        "ENGINES": len(_SPEC.engines), "COMMAND_BITS": shown,
+        "BURST_BITS": machine.burst_elements * 16,
+        "REASONS": len(_SPEC.stalls),
+        "COUNTER_BITS": COUNTER_BITS,
+        "ENGINES": len(_SPEC.engines),
+        "COMMAND_BITS": shown,
     }
     library = build_library(
-        to_verilog(PimTop(machine), TOP), TOP, Path(__file__).with_name("pim_shim.cpp"),
-        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines.items())), trace=waves,
+        to_verilog(PimTop(machine), TOP),
+        TOP,
+        Path(__file__).with_name("pim_shim.cpp"),
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines.items())),
+        trace=waves,
     )
     library.pim_new.restype = ctypes.c_void_p
     for name in ("pim_command_count", "pim_macro_count"):
@@ -84,49 +102,76 @@ class PimRtl:
     def record_waves(self, path: Path, first_cycle: int, last_cycle: int) -> None:
         """Write cycles first..last of the next program to a VCD file (needs waves=True)."""
         self._library.pim_waves(
-            self._handle, str(path).encode(), ctypes.c_uint64(first_cycle), ctypes.c_uint64(last_cycle)
+            self._handle,
+            str(path).encode(),
+            ctypes.c_uint64(first_cycle),
+            ctypes.c_uint64(last_cycle),
         )
 
     def run(self, program: Program, *, trace: bool = False, limit: int = 100_000_000) -> Result:
-        """Execute `program`. Raises ProgramError when the RTL refuses a command word or does not finish."""
+        """Execute `program`. Raises ProgramError when the RTL refuses a command word or does not
+        finish.
+        """
         self._prepare(program)
         received = sum(count for _, count in program.outputs.values())
         host_in = _words(program.host_in)
         host_out = np.zeros(max(1, received) * self.machine.burst_elements // 4, "<u8")
         report = _Report()
         self._library.pim_run(
-            self._handle, _pointer(host_in), ctypes.c_uint64(len(program.host_in)), _pointer(host_out),
-            ctypes.c_uint64(received), ctypes.c_uint64(limit), int(trace), ctypes.byref(report),
+            self._handle,
+            _pointer(host_in),
+            ctypes.c_uint64(len(program.host_in)),
+            _pointer(host_out),
+            ctypes.c_uint64(received),
+            ctypes.c_uint64(limit),
+            int(trace),
+            ctypes.byref(report),
         )
         self.rtl_cycles += report.cycles
         self._check(program, report, received)
         outputs = host_out.view("<u2").reshape(-1, self.machine.burst_elements)[:received].copy()
         counters = dict(zip(_SPEC.stalls, report.counts, strict=True))
-        commands, macros = self._traces() if trace else (np.zeros(0, COMMAND_DTYPE), np.zeros(0, MACRO_DTYPE))
+        commands, macros = (
+            self._traces() if trace else (np.zeros(0, COMMAND_DTYPE), np.zeros(0, MACRO_DTYPE))
+        )
         return Result(outputs, report.cycles, counters, commands, macros)
 
     def _prepare(self, program: Program) -> None:
         size = self.machine.config.pim.program_words
         if len(program.words) > size:
             raise ProgramError(
-                f"{len(program.words)} command words, but {self.machine.config.name} holds {size}; raise pim.program_words"
+                f"{len(program.words)} command words, but {self.machine.config.name} holds "
+                f"{size}; raise pim.program_words"
             )
         if not self._library.pim_wait_ready(self._handle, ctypes.c_uint64(100_000)):
-            raise ToolError("the RTL does not become ready; the program before did not finish: reset() the engine")
+            raise ToolError(
+                "the RTL does not become ready; the program before did not finish: reset() the "
+                "engine"
+            )
         words = np.array(program.words, "<u8")
         self._library.pim_program(self._handle, _pointer(words), ctypes.c_uint64(len(words)))
 
     def _check(self, program: Program, report: _Report, received: int) -> None:
         if report.violation:
-            raise ProgramError(f"the DRAM refused a command: violation code {report.violation} (see isa/dram)")
+            raise ProgramError(
+                f"the DRAM refused a command: violation code {report.violation} (see isa/dram)"
+            )
         if report.unrefreshable and self.machine.refresh:
-            raise ProgramError("rows stayed open for 8 nREFI, so no refresh could come; CLOSE them in between")
+            raise ProgramError(
+                "rows stayed open for 8 nREFI, so no refresh could come; CLOSE them in between"
+            )
         if report.error:
-            raise ProgramError(f"command {report.pc}: the front end refuses word {program.words[report.pc]:#018x}")
+            raise ProgramError(
+                f"command {report.pc}: the front end refuses word {program.words[report.pc]:#018x}"
+            )
         if not report.finished:
-            raise ProgramError(f"not finished after {report.cycles} cycles, front end at command {report.pc}")
+            raise ProgramError(
+                f"not finished after {report.cycles} cycles, front end at command {report.pc}"
+            )
         if report.sent != received:
-            raise ProgramError(f"the RTL sent {report.sent} bursts, the program declares {received}")
+            raise ProgramError(
+                f"the RTL sent {report.sent} bursts, the program declares {received}"
+            )
 
     def _traces(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         raw = np.zeros((self._library.pim_command_count(self._handle), 2), "<u8")
@@ -137,7 +182,9 @@ class PimRtl:
         return commands, self._macros(events)
 
     def _commands(self, raw: NDArray[np.uint64]) -> NDArray[np.void]:
-        """Decode the command bus. `col` is the column, or the buffer word where the command addresses a buffer."""
+        """Decode the command bus. `col` is the column, or the buffer word where the command
+        addresses a buffer.
+        """
         layout = command_layout(self.machine)
 
         def field(name: str) -> NDArray[np.uint64]:
@@ -151,7 +198,9 @@ class PimRtl:
         codes = command_codes(self.machine)
         buffer_word = np.where(field("header") == 1, 0, field("sb"))
         column = np.where(commands["code"] == codes["WRSB"], buffer_word, field("col"))
-        commands["col"] = np.where(commands["code"] == codes["RDRB"], 2 * field("rb") + field("half"), column)
+        commands["col"] = np.where(
+            commands["code"] == codes["RDRB"], 2 * field("rb") + field("half"), column
+        )
         return commands
 
     def _macros(self, events: NDArray[np.uint64]) -> NDArray[np.void]:

@@ -1,1 +1,3 @@
-"""The controller of the `pim` engine: front end, dispatch, the array and buffer engines, stall counters."""
+"""The controller of the `pim` engine: front end, dispatch, the array and buffer engines, stall
+counters.
+"""

@@ -1,4 +1,6 @@
-"""Completions: tokens are given a fixed time after an engine's last action. Ref: docs/pim.md section 4."""
+"""Completions: tokens are given a fixed time after an engine's last action. Ref: docs/pim.md
+section 4.
+"""
 
 from collections.abc import Mapping
 
@@ -16,7 +18,8 @@ class Completions(wiring.Component):
     Parameters
     ----------
     kinds : mapping
-        Opcode -> latency in cycles (`Machine.completions`). Commands of equal latency share a delay line.
+        Opcode -> latency in cycles (`Machine.completions`). Commands of equal latency share a delay
+        line.
 
     Members
     -------
@@ -30,9 +33,15 @@ class Completions(wiring.Component):
 
     def __init__(self, kinds: Mapping[int, int]) -> None:
         self._kinds = dict(kinds)
-        super().__init__({
-            "last": In(1), "opcode": In(6), "signal": In(ENGINES), "gifts": Out(gifts_layout()), "pending": Out(1),
-        })
+        super().__init__(
+            {
+                "last": In(1),
+                "opcode": In(6),
+                "signal": In(ENGINES),
+                "gifts": Out(gifts_layout()),
+                "pending": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -10,7 +10,8 @@ from bankside.isa.layout import view
 
 ENGINES = len(SPEC.engines)
 TOKEN_BITS = SPEC.token_max.bit_length()
-#: Most tokens that one engine can give to another in one cycle (its completions have different latencies).
+#: Most tokens that one engine can give to another in one cycle (its completions have different
+#: latencies).
 GIFT_BITS = 3
 
 
@@ -20,7 +21,8 @@ def gifts_layout() -> data.ArrayLayout:
 
 
 class TokenBoard(wiring.Component):
-    """Counters [from][to]. `gifts` add, `take` (one mask of givers per receiver) subtracts one each.
+    """Counters [from][to]. `gifts` add, `take` (one mask of givers per receiver) subtracts one
+    each.
 
     Members
     -------
@@ -33,10 +35,14 @@ class TokenBoard(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__({
-            "clear": In(1), "gifts": In(data.ArrayLayout(gifts_layout(), ENGINES)),
-            "take": In(data.ArrayLayout(ENGINES, ENGINES)), "present": Out(data.ArrayLayout(ENGINES, ENGINES)),
-        })
+        super().__init__(
+            {
+                "clear": In(1),
+                "gifts": In(data.ArrayLayout(gifts_layout(), ENGINES)),
+                "take": In(data.ArrayLayout(ENGINES, ENGINES)),
+                "present": Out(data.ArrayLayout(ENGINES, ENGINES)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -44,9 +50,13 @@ class TokenBoard(wiring.Component):
             for receiver in range(ENGINES):
                 if giver == receiver:
                     continue
-                count = Signal(TOKEN_BITS, name=f"token_{SPEC.engines[giver]}_{SPEC.engines[receiver]}")
+                count = Signal(
+                    TOKEN_BITS, name=f"token_{SPEC.engines[giver]}_{SPEC.engines[receiver]}"
+                )
                 m.d.comb += self.present[receiver][giver].eq(count != 0)
-                m.d.sync += count.eq(count + self.gifts[giver][receiver] - self.take[receiver][giver])
+                m.d.sync += count.eq(
+                    count + self.gifts[giver][receiver] - self.take[receiver][giver]
+                )
                 with m.If(self.clear):
                     m.d.sync += count.eq(0)
         return m
@@ -72,11 +82,20 @@ class Dispatch(wiring.Component):
     def __init__(self, depth: int) -> None:
         self._depth = depth
         per_engine = data.ArrayLayout(ENGINES, ENGINES)
-        super().__init__({
-            "push": In(ENGINES), "word": In(WORD), "full": Out(ENGINES), "busy": In(ENGINES), "load": Out(ENGINES),
-            "command": Out(data.ArrayLayout(WORD, ENGINES)), "waiting": Out(ENGINES), "missing": Out(per_engine),
-            "gifts": In(data.ArrayLayout(gifts_layout(), ENGINES)), "clear": In(1),
-        })
+        super().__init__(
+            {
+                "push": In(ENGINES),
+                "word": In(WORD),
+                "full": Out(ENGINES),
+                "busy": In(ENGINES),
+                "load": Out(ENGINES),
+                "command": Out(data.ArrayLayout(WORD, ENGINES)),
+                "waiting": Out(ENGINES),
+                "missing": Out(per_engine),
+                "gifts": In(data.ArrayLayout(gifts_layout(), ENGINES)),
+                "clear": In(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -88,11 +107,16 @@ class Dispatch(wiring.Component):
             missing = Signal(ENGINES, name=f"missing_{engine}")
             load = Signal(name=f"load_{engine}")
             m.d.comb += [
-                queue.i.payload.eq(self.word), queue.i.valid.eq(self.push[index]), self.full[index].eq(~queue.i.ready),
-                missing.eq(wait & ~tokens.present[index]), self.missing[index].eq(missing),
-                self.waiting[index].eq(queue.o.valid), self.command[index].eq(queue.o.payload),
+                queue.i.payload.eq(self.word),
+                queue.i.valid.eq(self.push[index]),
+                self.full[index].eq(~queue.i.ready),
+                missing.eq(wait & ~tokens.present[index]),
+                self.missing[index].eq(missing),
+                self.waiting[index].eq(queue.o.valid),
+                self.command[index].eq(queue.o.payload),
                 load.eq(queue.o.valid & ~self.busy[index] & (missing == 0)),
-                queue.o.ready.eq(load), self.load[index].eq(load),
+                queue.o.ready.eq(load),
+                self.load[index].eq(load),
                 tokens.take[index].eq(Mux(load, wait, 0)),
             ]
         return m

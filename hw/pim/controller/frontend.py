@@ -34,15 +34,29 @@ class LoopStack(wiring.Component):
 
     def __init__(self, pc_bits: int) -> None:
         self._pc_bits = pc_bits
-        super().__init__({
-            "push": In(1), "start": In(pc_bits), "count": In(LOOP_COUNT_BITS), "step": In(1), "clear": In(1),
-            "again": Out(1), "target": Out(pc_bits), "empty": Out(1), "full": Out(1),
-        })
+        super().__init__(
+            {
+                "push": In(1),
+                "start": In(pc_bits),
+                "count": In(LOOP_COUNT_BITS),
+                "step": In(1),
+                "clear": In(1),
+                "again": Out(1),
+                "target": Out(pc_bits),
+                "empty": Out(1),
+                "full": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        entries = [Signal(data.StructLayout({"start": self._pc_bits, "count": LOOP_COUNT_BITS}), name=f"loop{i}")
-                   for i in range(SPEC.loop_depth)]
+        entries = [
+            Signal(
+                data.StructLayout({"start": self._pc_bits, "count": LOOP_COUNT_BITS}),
+                name=f"loop{i}",
+            )
+            for i in range(SPEC.loop_depth)
+        ]
         depth = Signal(range(SPEC.loop_depth + 1))
         m.d.comb += [self.empty.eq(depth == 0), self.full.eq(depth == SPEC.loop_depth)]
         for level, entry in enumerate(entries):
@@ -53,14 +67,19 @@ class LoopStack(wiring.Component):
                     with m.If(entry.count == 1):
                         m.d.sync += depth.eq(level)
             with m.If(self.push & (depth == level)):
-                m.d.sync += [entry.start.eq(self.start), entry.count.eq(self.count), depth.eq(level + 1)]
+                m.d.sync += [
+                    entry.start.eq(self.start),
+                    entry.count.eq(self.count),
+                    depth.eq(level + 1),
+                ]
         with m.If(self.clear):
             m.d.sync += depth.eq(0)
         return m
 
 
 class Frontend(wiring.Component):
-    """Fetches one command per cycle, executes control commands, pushes the others to the engines' queues.
+    """Fetches one command per cycle, executes control commands, pushes the others to the engines'
+    queues.
 
     Members
     -------
@@ -75,7 +94,8 @@ class Frontend(wiring.Component):
     push, word : Out
         Command for the engine whose `push` bit is set.
     running, done, error, pc : Out
-        `done` pulses in the cycle of HALT; `error` stays when an illegal command stopped the front end at `pc`.
+        `done` pulses in the cycle of HALT; `error` stays when an illegal command stopped the front
+        end at `pc`.
     cycle : Out
         Number of the current cycle.
     """
@@ -84,12 +104,24 @@ class Frontend(wiring.Component):
         self._depth = machine.config.pim.program_words
         self._pc_bits = max(1, (self._depth - 1).bit_length())
         engines = len(SPEC.engines)
-        super().__init__({
-            "program_en": In(1), "program_addr": In(self._pc_bits), "program_data": In(WORD),
-            "start": In(1), "idle": In(1), "full": In(engines), "push": Out(engines), "word": Out(WORD),
-            "geometry": Out(geometry_layout(machine)), "running": Out(1), "done": Out(1), "error": Out(1),
-            "pc": Out(self._pc_bits), "cycle": Out(48),
-        })
+        super().__init__(
+            {
+                "program_en": In(1),
+                "program_addr": In(self._pc_bits),
+                "program_data": In(WORD),
+                "start": In(1),
+                "idle": In(1),
+                "full": In(engines),
+                "push": Out(engines),
+                "word": Out(WORD),
+                "geometry": Out(geometry_layout(machine)),
+                "running": Out(1),
+                "done": Out(1),
+                "error": Out(1),
+                "pc": Out(self._pc_bits),
+                "cycle": Out(48),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -97,8 +129,12 @@ class Frontend(wiring.Component):
         m.submodules.loops = loops = LoopStack(self._pc_bits)
         write, read = program.write_port(), program.read_port(domain="comb")
         m.d.comb += [
-            write.en.eq(self.program_en), write.addr.eq(self.program_addr), write.data.eq(self.program_data),
-            read.addr.eq(self.pc), loops.start.eq(self.pc + 1), loops.clear.eq(self.start),
+            write.en.eq(self.program_en),
+            write.addr.eq(self.program_addr),
+            write.data.eq(self.program_data),
+            read.addr.eq(self.pc),
+            loops.start.eq(self.pc + 1),
+            loops.clear.eq(self.start),
         ]
         advance = Signal()
         registers = Signal(data.ArrayLayout(ADDRESS_BITS, 4), name="address")
@@ -110,15 +146,22 @@ class Frontend(wiring.Component):
         with m.If(loops.step & loops.again):
             m.d.sync += self.pc.eq(loops.target)
         with m.If(self.start):
-            # A program always starts from the same front-end state, so that its cycles do not depend on the one before.
-            m.d.sync += [self.running.eq(1), self.pc.eq(0), self.cycle.eq(0), self.error.eq(0),
-                         registers.as_value().eq(0), self.geometry.eq(self.geometry.shape().const(GEOMETRY_RESET))]
+            # A program always starts from the same front-end state, so that its cycles do not
+            # depend on the one before.
+            m.d.sync += [
+                self.running.eq(1),
+                self.pc.eq(0),
+                self.cycle.eq(0),
+                self.error.eq(0),
+                registers.as_value().eq(0),
+                self.geometry.eq(self.geometry.shape().const(GEOMETRY_RESET)),
+            ]
         return m
 
     def _execute(self, m: Module, word, registers, loops: LoopStack, advance: Signal) -> None:
         codes = {name: command.opcode for name, command in SPEC.commands.items()}
         self._resolve_row(m, word, registers)
-        with m.Switch(word[SPEC.opcode.lsb:]):
+        with m.Switch(word[SPEC.opcode.lsb :]):
             self._dispatch(m, advance)
             self._address_commands(m, word, registers, advance)
             with m.Case(codes["HALT"]):
@@ -130,10 +173,17 @@ class Frontend(wiring.Component):
             with m.Case(codes["GEOM"]):
                 with m.If(self.idle):
                     operands = view(SPEC, "GEOM", word)
-                    m.d.sync += [self.geometry[name].eq(operands[name]) for name in ("nhc_log2", "cpt", "lanes")]
+                    m.d.sync += [
+                        self.geometry[name].eq(operands[name])
+                        for name in ("nhc_log2", "cpt", "lanes")
+                    ]
                     m.d.comb += advance.eq(1)
             with m.Case(codes["LOOP"]):
-                m.d.comb += [loops.push.eq(1), loops.count.eq(view(SPEC, "LOOP", word).count), advance.eq(~loops.full)]
+                m.d.comb += [
+                    loops.push.eq(1),
+                    loops.count.eq(view(SPEC, "LOOP", word).count),
+                    advance.eq(~loops.full),
+                ]
                 self._refuse(m, loops.full)
             with m.Case(codes["ENDLOOP"]):
                 m.d.comb += [loops.step.eq(~loops.empty), advance.eq(~loops.empty & ~loops.again)]
@@ -158,7 +208,7 @@ class Frontend(wiring.Component):
         field = SPEC.commands["OPEN"].field_map["row"]
         m.d.comb += [self.word.eq(word), total.eq(row.row + registers[row.areg])]
         with m.If((row.opcode == SPEC.commands["OPEN"].opcode) & row.areg_en):
-            m.d.comb += self.word.eq(Cat(word[:field.lsb], total, word[field.lsb + field.width:]))
+            m.d.comb += self.word.eq(Cat(word[: field.lsb], total, word[field.lsb + field.width :]))
 
     def _address_commands(self, m: Module, word, registers, advance: Signal) -> None:
         with m.Case(SPEC.commands["SETA"].opcode):

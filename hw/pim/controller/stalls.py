@@ -23,7 +23,8 @@ class StallCounters(wiring.Component):
     running, clear : In
         Count this cycle; reset the counters.
     busy, issued, legal, kind, tag : In
-        The array engine's candidate: what it does, whether it may and does issue, the tag of its last constraint.
+        The array engine's candidate: what it does, whether it may and does issue, the tag of its
+        last constraint.
     waiting, missing : In
         The array queue shows a command; mask of engines whose token is missing.
     active : In, per engine
@@ -33,11 +34,21 @@ class StallCounters(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__({
-            "running": In(1), "clear": In(1), "busy": In(1), "issued": In(1), "legal": In(1), "kind": In(Kind), "tag": In(4),
-            "waiting": In(1), "missing": In(4), "active": In(4),
-            "counts": Out(data.ArrayLayout(COUNTER_BITS, len(SPEC.stalls))),
-        })
+        super().__init__(
+            {
+                "running": In(1),
+                "clear": In(1),
+                "busy": In(1),
+                "issued": In(1),
+                "legal": In(1),
+                "kind": In(Kind),
+                "tag": In(4),
+                "waiting": In(1),
+                "missing": In(4),
+                "active": In(4),
+                "counts": Out(data.ArrayLayout(COUNTER_BITS, len(SPEC.stalls))),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -66,7 +77,12 @@ class StallCounters(wiring.Component):
         return m
 
     def _busy(self, m: Module, reason: Signal) -> None:
-        own = {Kind.MAC: "mac", Kind.ACTIVATE: "activate", Kind.ROW: "row", Kind.TRANSFER: "transfer"}
+        own = {
+            Kind.MAC: "mac",
+            Kind.ACTIVATE: "activate",
+            Kind.ROW: "row",
+            Kind.TRANSFER: "transfer",
+        }
         with m.If(self.kind == Kind.REFRESH):
             m.d.comb += reason.eq(REASON["refresh"])
         with m.Elif(self.issued):
