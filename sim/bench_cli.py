@@ -79,7 +79,7 @@ def engine_speed(machine: Machine, program: Program, repeats: int) -> dict[str, 
 
 
 def cocotb_speed(machine: Machine, program: Program) -> dict[str, float]:
-    """The same design and program under cocotb on Verilator; its outputs must equal the engine's."""
+    """The same design and program under cocotb on Verilator; outputs must equal the engine's."""
     from bankside.errors import ToolError
     from bankside.hw.pim.top import PimTop
     from bankside.sim.rtl.cocotb_runner import run_bench
