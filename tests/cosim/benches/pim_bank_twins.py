@@ -24,7 +24,7 @@ BANK_FAULTS: dict[str, tuple[str, Callable[[dict[str, Value], Value], Value]]] =
     "write_through_read": ("write_column", lambda p, v: v ^ (v == 9)),
     "reads_always": ("read", lambda p, v: v | (p["column"] == 0)),
     "one_half": ("source", lambda p, v: v & ~(1 << len(v) - 1)),
-    "bit": ("rdata", lambda p, v: v ^ (v[:8] == 0x81)),
+    "bit": ("rdata", lambda p, v: v ^ (v[13:16] == 5)),
 }
 
 
