@@ -1,6 +1,19 @@
 """One x8 chip: banks with their compute units, the shared buffer, the sequencer."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import (
+    Array,
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Const,
+    DomainRenamer,
+    Elaboratable,
+    Module,
+    Mux,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -8,7 +21,7 @@ from amaranth.utils import ceil_log2
 
 from bankside.errors import ConfigError
 from bankside.hw.lib.delay import DelayLine
-from bankside.hw.lib.unit import Unit
+from bankside.hw.lib.unit import ExportPlatform, Unit
 from bankside.hw.pim.bank import Bank, add_layout
 from bankside.hw.pim.layouts import command_codes, command_layout
 from bankside.isa.machine import Machine
@@ -108,6 +121,8 @@ class Sequencer(wiring.Component):
 class SharedBuffer(wiring.Component):
     """Operands that all banks of a chip share: NE-element words per lane, and the scale registers.
 
+    Operands are read in the clock domain `bank`, everything else is in `sync`.
+
     Word w lies in sub-bank w mod SUB at address w div SUB, so that the probabilities of one token
     slot, one for each bank, come out at once.
 
@@ -153,7 +168,7 @@ class SharedBuffer(wiring.Component):
         split = ceil_log2(self.subbanks)
         chosen = Signal(max(1, split))
         with m.If(self.read):
-            m.d.sync += chosen.eq(self.word[:split])
+            m.d.bank += chosen.eq(self.word[:split])
         scale = Signal(data.ArrayLayout(data.ArrayLayout(8, self.lanes), 2))
         m.d.comb += self.k.eq(scale[self.kbuf])
         with m.If(self.write & self.header):
@@ -163,7 +178,7 @@ class SharedBuffer(wiring.Component):
             for sub in range(self.subbanks):
                 memory = Memory(shape=len(self.wdata), depth=self.depth, init=[])
                 m.submodules[f"lane{lane}_sub{sub}"] = memory
-                read, write = memory.read_port(), memory.write_port()
+                read, write = memory.read_port(domain="bank"), memory.write_port()
                 here = (self.write_lane == lane) & (self.write_word[:split] == sub)
                 m.d.comb += [
                     read.en.eq(self.read),
@@ -217,20 +232,45 @@ class Chip(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform) -> Elaboratable:
         m = Module()
         machine = self.machine
         banks = [Unit(Bank(machine), "bankside_bank") for _ in range(machine.banks)]
         for index, bank in enumerate(banks):
-            m.submodules[f"bank{index}"] = bank
+            m.submodules[f"bank{index}"] = DomainRenamer("bank")(bank)
         m.submodules.shared = shared = SharedBuffer(machine)
         is_a = self._decode(m)
-        self._open_rows(m, banks, is_a)
         reading = self._start_reads(m, is_a)
         self._reads(m, banks, reading)
-        self._compute(m, banks, shared, reading)
         load = self._finish_reads(m, banks, reading)
-        self._writes(m, banks, shared, is_a, load)
+        active = [
+            self._open_rows(m, banks, is_a),
+            reading.o_valid,
+            *self._compute(m, banks, shared, reading),
+            self._writes(m, banks, shared, is_a, load),
+        ]
+        return self._with_bank_clock(m, Cat(active).any(), platform)
+
+    @staticmethod
+    def _with_bank_clock(m: Module, active: Value, platform: object) -> Elaboratable:
+        """Stop the clock of the banks in cycles in which no register of theirs changes.
+
+        The exported design has a gated clock, which also spares a compiled simulation most of its
+        work. `active` comes from registers, so it is settled at the falling edge. In Amaranth's
+        own simulator, which orders no edges between derived clocks, the banks have the plain clock:
+        every register has its enable anyway.
+        """
+        if not isinstance(platform, ExportPlatform):
+            return DomainRenamer({"bank": "sync"})(m)
+        m.domains.bank = ClockDomain("bank", local=True)
+        m.domains.falling = ClockDomain("falling", clk_edge="neg", reset_less=True, local=True)
+        running = Signal(init=1)
+        m.d.falling += running.eq(active | ResetSignal("sync"))
+        m.d.comb += [
+            ClockSignal("falling").eq(ClockSignal("sync")),
+            ClockSignal("bank").eq(ClockSignal("sync") & running),
+            ResetSignal("bank").eq(ResetSignal("sync")),
+        ]
         return m
 
     def _decode(self, m: Module) -> dict[str, Signal]:
@@ -244,18 +284,20 @@ class Chip(wiring.Component):
             m.d.comb += is_a[name].eq(self.valid & match)
         return is_a
 
-    def _open_rows(self, m: Module, banks: list[Unit], is_a: dict[str, Signal]) -> None:
+    def _open_rows(self, m: Module, banks: list[Unit], is_a: dict[str, Signal]) -> Value:
+        """Rows open one cycle after the command; returned: in this cycle."""
+        opening, row = Signal(self.machine.banks), Signal.like(self.command.row)
+        m.d.sync += row.eq(self.command.row)
         per_group = self.machine.banks_per_group
         in_group = self.command.bank[: ceil_log2(per_group)]
         for index, bank in enumerate(banks):
-            m.d.comb += [
-                bank.row.eq(self.command.row),
-                bank.open.eq(
-                    is_a["ACTA"]
-                    | (is_a["ACT"] & (self.command.bank == index))
-                    | (is_a["ACT4"] & (in_group == index % per_group))
-                ),
-            ]
+            m.d.sync += opening[index].eq(
+                is_a["ACTA"]
+                | (is_a["ACT"] & (self.command.bank == index))
+                | (is_a["ACT4"] & (in_group == index % per_group))
+            )
+            m.d.comb += [bank.row.eq(row), bank.open.eq(opening[index])]
+        return opening.any()
 
     def _start_reads(self, m: Module, is_a: dict[str, Signal]) -> DelayLine:
         """Everything that reads, delayed to cycle t+L."""
@@ -294,25 +336,30 @@ class Chip(wiring.Component):
 
     def _compute(
         self, m: Module, banks: list[Unit], shared: SharedBuffer, reading: DelayLine
-    ) -> None:
-        """MAC: operands read at t+L, products at t+2L, sums at t+3L, the same in all banks."""
+    ) -> list[Value]:
+        """MAC: operands read at t+L, products at t+2L, sums at t+3L, the same in all banks.
+
+        Returns the strobes of the second and third of these cycles.
+        """
         machine, request = self.machine, reading.o_payload
         layout = data.StructLayout({"kbuf": 1, "rescale": 1, "step": add_layout(machine)})
         multiplying, adding = Signal(layout), Signal(layout)
+        k = Signal(data.ArrayLayout(8, machine.lanes))
         read = Signal()
         multiply, add = (self._strobe(m, read, n * machine.mac_period) for n in (1, 2))
         m.d.comb += [
             read.eq(reading.o_valid & request.mac),
             shared.read.eq(read),
             shared.word.eq(request.sb),
-            shared.kbuf.eq(adding.kbuf),
+            shared.kbuf.eq(multiplying.kbuf),
         ]
         # MACs are at least L cycles apart, so what steers a stage stands still for all of its L
         # cycles: the data path may run with a clock of period L.
         with m.If(read):
-            m.d.sync += [multiplying[f].eq(request[f]) for f in ("kbuf", "rescale", "step")]
+            m.d.bank += [multiplying[f].eq(request[f]) for f in ("kbuf", "rescale", "step")]
         with m.If(multiply):
-            m.d.sync += adding.eq(multiplying)
+            m.d.bank += adding.eq(multiplying)
+            m.d.bank += k.eq(Mux(multiplying.rescale, shared.k.as_value(), 0))
         for index, bank in enumerate(banks):
             m.d.comb += [
                 bank.query.eq(shared.query),
@@ -320,13 +367,14 @@ class Chip(wiring.Component):
                 bank.multiply.eq(multiply),
                 bank.add.eq(add),
                 bank.step.eq(adding.step),
-                bank.k.eq(Mux(adding.rescale, shared.k.as_value(), 0)),
+                bank.k.eq(k),
             ]
             part = slice(16 * index, 16 * index + 16)
             m.d.comb += [
                 bank.probability[lane].eq(shared.probability[lane][part])
                 for lane in range(machine.lanes)
             ]
+        return [multiply, add]
 
     @staticmethod
     def _strobe(m: Module, first: Signal, cycles: int) -> Value:
@@ -362,17 +410,22 @@ class Chip(wiring.Component):
         shared: SharedBuffer,
         is_a: dict[str, Signal],
         load: tuple[data.View, Value],
-    ) -> None:
-        """Bursts from outside in cycle t+WL, and the loads of the shared buffer."""
+    ) -> Value:
+        """Bursts from outside in cycle t+WL, and the loads of the shared buffer.
+
+        Returns whether an array is written in this cycle.
+        """
         machine = self.machine
         m.submodules.writing = line = DelayLine(write_layout(machine), machine.write_latency)
         request, now = line.i_payload, line.o_payload
         m.d.comb += [line.i_valid.eq(is_a["WR"] | is_a["WRSB"]), request.shared.eq(is_a["WRSB"])]
         names = ("bank", "col", "lane", "sb", "header", "kbuf")
         m.d.comb += [request[name].eq(self.command[name]) for name in names]
+        write = Signal()
+        m.d.comb += write.eq(line.o_valid & ~now.shared)
         for index, bank in enumerate(banks):
             m.d.comb += [
-                bank.write.eq(line.o_valid & ~now.shared & (now.bank == index)),
+                bank.write.eq(write & (now.bank == index)),
                 bank.write_column.eq(now.col),
                 bank.wdata.eq(self.wdata),
             ]
@@ -387,3 +440,4 @@ class Chip(wiring.Component):
             shared.write_word.eq(Mux(loading, got.request.sb, now.sb)),
             shared.wdata.eq(Mux(loading, found, self.wdata)),
         ]
+        return write

@@ -149,6 +149,7 @@ class ChipModel:
         mode, column, slot, period = self.mode, self.column, self.slot, self.machine.mac_period
         last = column == mode["cpt"] - 1
         self.column, self.slot = (0, slot + 1) if last else (column + 1, slot)
+        k: list[int] = []
         places = [(b, self.open_row[b], issue.operands["col"]) for b in range(self.machine.banks)]
 
         def read() -> None:
@@ -158,11 +159,17 @@ class ChipModel:
                 for lane in range(self.machine.lanes)
             }
 
+            def scale() -> None:
+                k.extend(self.scale[mode["kbuf"]] if mode["rescale"] and slot == 0 else [0] * 8)
+
             def add() -> None:
                 for (bank, lane), values in products.items():
-                    step = self._tree if mode["mode"] == TREE else self._accumulate
-                    step(bank, lane, values, mode, column, slot)
+                    if mode["mode"] == TREE:
+                        self._tree(bank, lane, values, mode, column, slot)
+                    else:
+                        self._accumulate((bank, lane, mode["rb"] + column), values, k[lane])
 
+            self._at(issue.cycle + 2 * period, READ, scale)
             self._at(issue.cycle + 3 * period, WRITE, add)
 
         self._at(issue.cycle + period, READ, read)
@@ -188,11 +195,7 @@ class ChipModel:
             word = mode["rb"] + slot // self.machine.elements
             self.result[bank, lane, word][slot % self.machine.elements] = total
 
-    def _accumulate(
-        self, bank: int, lane: int, values: list, mode: dict, column: int, slot: int
-    ) -> None:
-        k = self.scale[mode["kbuf"]][lane] if mode["rescale"] and slot == 0 else 0
-        key = bank, lane, mode["rb"] + column
+    def _accumulate(self, key: tuple[int, int, int], values: list, k: int) -> None:
         self.result[key] = [
             ref.fp32_add(ref.fp32_scale_down(old, k), value)
             for old, value in zip(self.result[key], values, strict=True)
