@@ -18,6 +18,7 @@ input port by the expression the parent drives it with; both are kept out of the
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import sys
 import time
@@ -126,32 +127,36 @@ def library_path(
 
 
 def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) -> list[str]:
-    """Modules below `top` that pay to compile once: many instances and a large enough body.
+    """Modules below `top` that pay to compile once: many instances and a large body with registers.
 
-    `verilog` is text as `to_verilog` writes it. A small module is better inlined, where the
-    compiler sees through it; so is one with a single place in a body that is shared already.
+    `verilog` is text as `to_verilog` writes it. A small or purely combinational module is better
+    inlined, where the compiler sees through it; so is one with a single place in a body that is
+    shared already.
     """
     bodies = {match[1].strip(): match[0] for match in _MODULE.finditer(verilog)}
-    cells = {name: Counter(_CELL.findall(body)) for name, body in bodies.items()}
-    sizes: dict[str, int] = {}
-
-    def size(name: str) -> int:
-        if name not in sizes:
-            below = sum(size(child) for child in cells.get(name, ()) if child in bodies)
-            sizes[name] = bodies[name].count("\n") + below
-        return sizes[name]
-
+    cells = {name: Counter(c for c in _CELL.findall(text) if c in bodies)
+             for name, text in bodies.items()}  # fmt: skip
     counts: Counter[str] = Counter()
 
     def count(name: str, times: int) -> None:
         counts[name] += times
-        for child, number in cells.get(name, {}).items():
-            if child in bodies:
-                count(child, times * number)
+        for child, number in cells[name].items():
+            count(child, times * number)
+
+    @functools.cache
+    def inside(name: str) -> str:
+        return bodies[name] + "".join(inside(child) for child in cells[name])
 
     count(top, 1)
-    repeated = {child for cell in cells.values() for child, number in cell.items() if number > 1}
-    return [m for m in bodies if m in repeated and counts[m] >= instances and size(m) >= lines]
+    repeated = {child for found in cells.values() for child, number in found.items() if number > 1}
+    return [
+        name
+        for name in bodies
+        if name in repeated
+        and counts[name] >= instances
+        and inside(name).count("\n") >= lines
+        and "@(posedge" in inside(name)
+    ]
 
 
 def vlt_text(verilog: str, shared: Iterable[str], memories: Iterable[str] = ()) -> str:
