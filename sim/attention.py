@@ -19,7 +19,7 @@ from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping.llm.attention import Array16
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
-from bankside.registry import Lazy, Registry
+from bankside.registry import Lazy, Registry, nearest
 from bankside.sim.agree import compare_bits, compare_cycles
 from bankside.sim.engine import Engine, Result
 
@@ -101,7 +101,8 @@ def check_executions(names: Sequence[str]) -> str | None:
     """None when the executions give bits and cycles, else what is wrong with them."""
     unknown = [name for name in names if name not in PIM_EXECUTIONS]
     if unknown:
-        return f"unknown execution {unknown[0]!r}; choose from: {', '.join(PIM_EXECUTIONS)}"
+        hint = nearest(unknown[0], PIM_EXECUTIONS)
+        return f"unknown execution {unknown[0]!r}{hint}; choose from: {', '.join(PIM_EXECUTIONS)}"
     if len(set(names)) < len(names):
         return "an execution is named twice; remove one"
     if not {"golden", "rtl"} & set(names):
@@ -215,7 +216,8 @@ class PimAttention:
                 results[name] = self._engines[name].run(program, trace=trace)
             except ProgramError as error:
                 self._drop(name, f"{name} refuses the program: {error}", where, error)
-        if {"golden", "rtl"} <= results.keys():
+        # Programs that only fill the cache give no bits; what they wrote shows in later outputs.
+        if {"golden", "rtl"} <= results.keys() and program.outputs:
             self.found.note_bits(compare_bits(results["golden"], results["rtl"]), where)
         if {"timing", "rtl"} <= results.keys():
             self.found.note_cycles(compare_cycles(results["timing"], results["rtl"]), where)

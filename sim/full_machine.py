@@ -90,6 +90,7 @@ VARIANTS.add(
 class Point:
     """One measured kernel, scaled to the machine.
 
+    heads, groups: KV heads of one kernel, and kernels of one layer of a request.
     kernel_cycles: average of back-to-back kernels. kv_bytes: keys and values that one kernel reads.
     utilisation: kv_bytes against what the bank units could read in that time. stalls: shares of
     the cycles, summing to 1.
@@ -102,6 +103,7 @@ class Point:
     context: int
     nhc: int
     heads: int
+    groups: int
     kernels: int
     kernel_cycles: float
     kv_bytes: int
@@ -191,6 +193,7 @@ def measure(name: str, context: int, variant_name: str = "base") -> Point:
         context=context,
         nhc=shape.nhc,
         heads=heads,
+        groups=-(-shape.kv_heads // heads),
         kernels=count,
         kernel_cycles=cycles,
         kv_bytes=kv_bytes,
@@ -228,10 +231,12 @@ def study(
 def summary(points: Iterable[Point]) -> dict[str, object]:
     """The study as plain data, with what it assumes."""
     rows = [asdict(point) for point in points]
+    params = machine(1, VARIANTS.get("base")).std.params
     return {
         "ranks": RANKS,
         "ranksets": RANKSETS,
         "paper_peak_tbps": PAPER_PEAK_TBPS,
+        "refresh_share": params["nRFC"] / params["nREFI"],
         "variants": {name: VARIANTS.get(name).title for name in VARIANTS},
         "assumptions": assumptions(),
         "points": rows,

@@ -19,12 +19,12 @@ from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
 REASONS: dict[str, tuple[str, str]] = {
     "mac": ("#1b8a5a", "bank units compute (MAC)"),
     "activate": ("#e8743b", "opening rows (tRRD, tFAW)"),
-    "row": ("#f4b942", "row turn-around (tRCD, tRP, tRAS, tWR)"),
+    "row": ("#f4b942", "row cycle (tRCD, tRP, tRAS, tWR)"),
     "refresh": ("#8e5ea2", "refresh"),
     "transfer": ("#3d7ea6", "moving K/V, bus turn-around"),
     "command_bus": ("#9ecae1", "command bus taken"),
-    "wait_rank": ("#b5384a", "waiting for the rank unit (softmax, normalise)"),
-    "wait_buffer": ("#e8949f", "waiting for buffers to be read or filled"),
+    "wait_rank": ("#b5384a", "waiting for softmax, normalisation"),
+    "wait_buffer": ("#e8949f", "waiting for buffer transfers"),
     "wait_host": ("#7d8b99", "waiting for the host"),
     "control": ("#c5ccd3", "control"),
 }
@@ -105,6 +105,13 @@ def _thousands(axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
+def _beside(axes: Axes, value: float, place: float, text: str) -> None:
+    """Write `text` to the right of a bar's end."""
+    axes.annotate(
+        text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=9.5
+    )
+
+
 def _context(value: float) -> str:
     return f"{value / 1024:.0f} K" if value >= 1024 and value % 1024 == 0 else f"{value:,.0f}"
 
@@ -120,8 +127,7 @@ def stall_bars(stalls: Mapping[str, int]) -> str:
         axes.barh(range(len(rows)), [v for _, v in rows], color=[look[0] for look, _ in rows])
         axes.set_yticks(range(len(rows)), [look[1] for look, _ in rows])
         for place, (_, value) in enumerate(rows):
-            text = f" {value:,} ({100 * value / total:.1f} %)"
-            axes.text(value, place, text, va="center", fontsize=9.5)
+            _beside(axes, value, place, f"{value:,} ({100 * value / total:.1f} %)")
         axes.set_xlim(0, 1.22 * max(value for _, value in rows) or 1)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("memory-clock cycles of all attention calls")
@@ -134,7 +140,7 @@ def _stack(axes: Axes, x: Sequence[float], parts: Mapping[str, Sequence[float]])
     """Stacked areas of the reasons that occur at all; returns legend entries, top first."""
     shown = [reason for reason in parts if any(parts[reason])]
     colours = [REASONS.get(reason, ("#888", ""))[0] for reason in shown]
-    axes.stackplot(x, *[parts[reason] for reason in shown], colors=colours, linewidth=0)
+    axes.stackplot(x, *[parts[reason] for reason in shown], colors=colours, linewidth=0, step="mid")
     looks = [REASONS.get(reason, ("#888", reason)) for reason in reversed(shown)]
     return [Patch(color=colour, label=label) for colour, label in looks]
 
@@ -173,7 +179,7 @@ def bandwidth_bars(bandwidth: Mapping[str, float]) -> str:
             axes.barh(place, value, color=colour)
             peak = bandwidth[key.split("_")[0] + "_peak"]
             share = "" if key.endswith("peak") else f" ({100 * value / peak:.1f} % of peak)"
-            axes.text(value, place, f" {value:.1f} GB/s{share}", va="center", fontsize=9.5)
+            _beside(axes, value, place, f"{value:.1f} GB/s{share}")
         axes.set_yticks(places, [row[0] for row in rows])
         axes.set_xlim(0, 1.18 * bandwidth["banks_peak"])
         axes.grid(axis="y", visible=False)
@@ -348,13 +354,16 @@ def variant_bars(points: Sequence[Mapping], titles: Mapping[str, str], peak: flo
                 where = place + 0.4 - width * (number + 0.5)
                 label = _titles(rows) if place == 0 else None
                 axes.barh(where, seen[name], 0.92 * width, color=colour, label=label)
-                text = f" {seen[name]:.1f} ({100 * seen[name] / peak:.0f} %)"
-                axes.text(seen[name], where, text, va="center", fontsize=9)
+                text = f"{seen[name]:.2f} ({100 * seen[name] / peak:.0f} %)"
+                axes.annotate(
+                    text, (seen[name], where), (-5, 0), textcoords="offset points", ha="right",
+                    va="center", color="w", fontsize=9,
+                )  # fmt: skip
         axes.axvline(peak, color=INK, linestyle=(0, (5, 3)), linewidth=1.3)
         axes.set_yticks(range(len(names)), [titles[name] for name in reversed(names)])
         axes.set_xlim(0, 1.12 * peak)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("keys and values read, TB/s (dashed: peak of all bank units)")
+        axes.set_xlabel("keys and values read, TB/s, and share of the peak (dashed)")
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.3, -0.13), ncols=len(series), fontsize=9.5
         )

@@ -182,7 +182,8 @@ def _verdicts(result: Mapping) -> str:
                 "blue",
                 "Full machine (timing model)",
                 f"{best['tbps']:.1f} TB/s",
-                f"best of the contexts shown; peak {best['peak_tbps']:.1f} TB/s",
+                f"{100 * best['utilisation']:.0f} % of {best['peak_tbps']:.1f} TB/s, "
+                f"{best['title']} at {best['context']:,} tokens",
             )
         )
     differences = "".join(f"<li>{_e(text)}</li>" for text in result["differences"])
@@ -233,14 +234,23 @@ def _calls(result: Mapping, calls: Mapping) -> str:
     contexts, means = _by_context(calls)
     facts = result["machine_facts"]
     low, high = min(calls["cycles"]), max(calls["cycles"])
+    count = -(-contexts[-1] // facts["row_tokens"])
+    rows = "one row" if count == 1 else f"up to {count} rows"
+    short = ""
+    if count == 1:
+        short = (
+            "With contexts as short as these, most of the time is the latency of a pipeline that "
+            "is filled and emptied once: see the timeline below, and the full machine for long "
+            "contexts. "
+        )
     return _section(
         "Cycles per attention call",
         plots.cycles_per_call(contexts, means),
         _p(
-            f"One call takes {low:,} to {high:,} cycles. These contexts are short: one row of all "
-            f"banks holds {facts['row_tokens']:,} tokens, so a call opens one row of keys and one "
-            "of values, and most of its time is the latency of a pipeline that is filled once. "
-            "Steps appear where another slot of every bank is touched."
+            f"One call takes {low:,} to {high:,} cycles. One row of all banks holds "
+            f"{facts['row_tokens']:,} tokens of a head group, so that {rows} of keys and as many "
+            f"of values are opened. {short}Steps appear where another token slot of every bank is "
+            "read."
         ),
     )
 
@@ -283,7 +293,7 @@ def _machine(study: Mapping) -> str:
             f"{study['ranks']} ranks of DDR4-3200. {_anchor(study)}"
         ),
         plots.machine_curve(points, peak, study["paper_peak_tbps"]),
-        _machine_table(base),
+        _machine_table(study, base),
         plots.machine_stalls(points),
     ]
     context = study["variant_context"]
@@ -293,7 +303,7 @@ def _machine(study: Mapping) -> str:
         parts += [
             f"<h3>Where the missing bandwidth is, at {context:,} tokens</h3>",
             plots.variant_bars(varied, study["variants"], peak),
-            _refresh_note(varied),
+            _refresh_note(varied, study["refresh_share"]),
         ]
     assumptions = "".join(f"<li>{_e(text)}</li>" for text in study["assumptions"])
     return _section("The full machine", *parts, f"<h3>Assumptions</h3><ul>{assumptions}</ul>")
@@ -306,22 +316,22 @@ def _anchor(study: Mapping) -> str:
     verdict = (
         "the same number of cycles, command by command"
         if anchor["rtl_cycles"] == anchor["timing_cycles"]
-        else f"but {anchor['rtl_cycles'] or 'no'} cycles on the RTL, which differs"
+        else f"but {anchor['rtl_cycles'] or 0:,} on the RTL: they differ"
     )
     return (
         f"To tie it to the RTL: {anchor['kernels']} kernels of {_e(anchor['title'])} at "
-        f"{anchor['context']:,} tokens were also run on the RTL: {anchor['timing_cycles']} "
+        f"{anchor['context']:,} tokens were also run on the RTL: {anchor['timing_cycles'] or 0:,} "
         f"cycles by the timing model, {verdict}."
     )
 
 
-def _machine_table(points: Sequence[Mapping]) -> str:
+def _machine_table(study: Mapping, points: Sequence[Mapping]) -> str:
     """TB/s by model and context, then what one rank does for each model."""
     contexts = sorted({p["context"] for p in points})
     models: dict[str, dict[int, Mapping]] = {}
     for p in points:
         models.setdefault(p["title"], {})[p["context"]] = p
-    reached, kernels = [], []
+    reached, kernels, ranks = [], [], study["ranks"] // study["ranksets"]
     for title, by_context in models.items():
         first, last = by_context[contexts[0]], by_context[contexts[-1]]
         name = f"{title} ({first['kind']})"
@@ -335,32 +345,42 @@ def _machine_table(points: Sequence[Mapping]) -> str:
                 str(first["nhc"]),
                 f"{first['kernel_cycles']:,.0f}",
                 f"{last['kernel_cycles']:,.0f}",
-                f"{100 * first['balance']:.0f} %",
+                f"{first['groups']} on {ranks} ranks: {100 * first['balance']:.0f} %",
             ]
         )
     header = (
         "one rank", "KV heads per kernel", "N_hc", f"cycles at {contexts[0]:,}",
-        f"cycles at {contexts[-1]:,}", "balance of one layer and request",
+        f"cycles at {contexts[-1]:,}", "balance: groups of one layer",
     )  # fmt: skip
     title = "TB/s (share of the peak) at"
     return _table((title, *(f"{c:,}" for c in contexts)), reached) + _table(header, kernels)
 
 
-def _refresh_note(points: Sequence[Mapping]) -> str:
-    """What one refresh really costs, from the pair with and without it."""
-    by_variant = {(p["model"], p["variant"]): p for p in points}
-    for model, variant in by_variant:
-        pair = by_variant.get((model, "base")), by_variant.get((model, "no_refresh"))
-        if variant == "base" and all(pair):
-            extra = 1 - pair[1]["kernel_cycles"] / pair[0]["kernel_cycles"]
-            return _p(
-                f"Refresh costs {100 * extra:.1f} % of the time of {_e(pair[0]['title'])}. The "
-                "refresh itself (tRFC / tREFI) would be 4.5 %; the rest is time in which a "
-                "refresh is due but the rank first finishes what it has begun, and the work that "
-                "waits behind it. With one command that opens all banks, tFAW costs nothing even "
-                "where it counts every bank: rows stay open longer than the window lasts."
+def _refresh_note(points: Sequence[Mapping], refresh_share: float) -> str:
+    """What refresh and the activation window really cost, from pairs of variants."""
+    cycles = {(p["model"], p["variant"]): p["kernel_cycles"] for p in points}
+    model, title = points[0]["model"], points[0]["title"]
+    on, off = cycles.get((model, "base")), cycles.get((model, "no_refresh"))
+    text = ""
+    if on and off:
+        cost = 1 - off / on
+        text = (
+            f"Refresh costs {100 * cost:.1f} % of the time of {_e(title)}; the refresh commands "
+            f"alone (tRFC / tREFI) would be {100 * refresh_share:.1f} %. "
+        )
+        if cost > 1.2 * refresh_share:
+            text += (
+                "The rest is time in which a refresh is due but the rank first ends the transfers "
+                "that it has begun, and then fills its pipeline again. "
             )
-    return ""
+    one, waived = cycles.get((model, "all")), cycles.get((model, "all_waived"))
+    if one and waived and abs(one - waived) < 1e-3 * one:
+        text += (
+            "With one command that opens all banks, tFAW costs nothing even where it counts every "
+            "bank: the row stays open longer than the window lasts. Whether a chip can supply the "
+            "current for that is another question."
+        )
+    return _p(text) if text else ""
 
 
 def _limits() -> str:

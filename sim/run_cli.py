@@ -151,5 +151,5 @@ def _machine_lines(study: Mapping) -> Iterator[str]:
         same = "equal" if anchor["rtl_cycles"] == anchor["timing_cycles"] else "NOT EQUAL"
         yield (
             f"  {anchor['title']} at {anchor['context']:,} tokens on the RTL: "
-            f"{anchor['rtl_cycles'] or 'no'} cycles for {anchor['kernels']} kernels, {same}"
+            f"{anchor['rtl_cycles'] or 0:,} cycles for {anchor['kernels']} kernels, {same}"
         )

@@ -1,0 +1,55 @@
+"""Save files for GTKWave: every signal that they show must be in the VCD."""
+
+from pathlib import Path
+
+import pytest
+
+from bankside.config import HardwareConfig
+from bankside.errors import ConfigError
+from bankside.isa.machine import Machine
+from bankside.sim.run_waves import groups, save_file, signals
+
+MACHINE = Machine.of(HardwareConfig.load("pim_tiny_ddr4"))
+
+
+def vcd(path: Path, names: list[str]) -> Path:
+    """A VCD that declares the given paths below the top module, eight bits each, and no values."""
+    lines = ["$timescale 1ps $end", "$scope module TOP $end", "$scope module bankside_pim_top $end"]
+    for code, name in enumerate(names):
+        *scopes, leaf = name.split(".") if not name.startswith("command.") else [name]
+        lines += [f"$scope module {scope} $end" for scope in scopes]
+        lines.append(f" $var wire 8 v{code} {leaf} [7:0] $end")
+        lines += ["$upscope $end"] * len(scopes)
+    lines += ["$upscope $end", "$upscope $end", "$enddefinitions $end", "#0"]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def shown() -> list[str]:
+    return [signal.path for group in groups(MACHINE).values() for signal in group]
+
+
+def test_save_file_names_declared_signals(tmp_path: Path) -> None:
+    path = vcd(tmp_path / "x.vcd", shown())
+    text = save_file(path, MACHINE)
+    declared = {name + bits for name, bits in signals(path).items()}
+    lines = [line for line in text.splitlines() if line.startswith("TOP.")]
+    assert set(lines) == declared and len(lines) == len(shown())
+    assert text.startswith('[dumpfile] "x.vcd"\n')
+    assert text.count("@800200") == text.count("@1000200") == len(groups(MACHINE))
+
+
+def test_missing_signal_is_refused(tmp_path: Path) -> None:
+    path = vcd(tmp_path / "x.vcd", [name for name in shown() if name != "pc"])
+    with pytest.raises(ConfigError, match="no signal TOP.bankside_pim_top.pc"):
+        save_file(path, MACHINE)
+
+
+def test_signals_of_nested_scopes(tmp_path: Path) -> None:
+    path = tmp_path / "x.vcd"
+    path.write_text(
+        "$scope module a $end\n $var wire 1 ! clk $end\n $scope module b $end\n"
+        "  $var reg 4 # count [3:0] $end\n $upscope $end\n $var wire 1 % q $end\n$upscope $end\n"
+        "$enddefinitions $end\n$var wire 1 & late $end\n"
+    )
+    assert signals(path) == {"a.clk": "", "a.b.count": "[3:0]", "a.q": ""}
