@@ -84,6 +84,8 @@ class KvLayout:
             )
         row_slots = machine.columns // cpt
         slots = _chunk_slots(machine, cpt, row_slots, min(shape.group, machine.lanes), chunk_slots)
+        # No chunk goes on in the next row: slots that are left over at the end of a row stay empty.
+        row_slots = row_slots // slots * slots
         rows_each = -(-shape.max_tokens // (row_slots * machine.banks))
         layout = cls(machine, shape, nhc, cpt, row_slots, slots, rows_each)
         layout._check_capacity()
@@ -131,7 +133,10 @@ class KvLayout:
 
 
 def _chunk_slots(machine: Machine, cpt: int, row_slots: int, lanes: int, wanted: int | None) -> int:
-    """Slots per chunk: as many as every buffer can hold twice (double buffering), a divisor of the row's slots."""
+    """Slots per chunk: as many as every buffer can hold twice (double buffering).
+
+    All slots of the row, or else a power of two.
+    """
     size, s = machine.sizes, machine.slots_per_burst
     limits = {
         "pim.score_words": size["score_words"] // 2 // (lanes * machine.banks) * s,
@@ -146,8 +151,10 @@ def _chunk_slots(machine: Machine, cpt: int, row_slots: int, lanes: int, wanted:
                 f"{machine.config.name}: {name} is too small for {cpt} columns per token and {lanes} lanes; "
                 f"double it or use a larger N_hc"
             )
-    slots = 1 << (min([*limits.values(), wanted or row_slots]).bit_length() - 1)
-    return min(slots, row_slots)
+    # Buffers are used in whole groups of S slots.
+    room = min(limit // s * s for name, limit in limits.items() if name != "row")
+    slots = min(room, wanted or row_slots)
+    return row_slots if slots >= row_slots else 1 << (slots.bit_length() - 1)
 
 
 def _aligned(value: int, step: int) -> int:

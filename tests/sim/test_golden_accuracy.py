@@ -29,6 +29,10 @@ SHAPES = [
     ("dimm_pim_ddr4", 2, 4, 1, 128, 150, 2),
     ("dimm_pim_ddr4", 4, 2, 1, 64, 333, 4),
     ("dimm_pim_ddr4", 8, 1, 1, 80, 1, 16),
+    # Rows whose slots are no power of two: 3 of them in chunks of 3, of 2, and 5 in chunks of 5.
+    ("pim_tiny_ddr5", 2, 2, 1, 132, 46, 4),
+    ("pim_tiny_ddr5", 2, 2, 1, 132, 30, 2),
+    ("dimm_pim_ddr4", 1, 8, 1, 80, 181, 16),
     ("dimm_pim_ddr5", 1, 5, 1, 64, 17, 2),
     ("dimm_pim_ddr5", 8, 1, 1, 128, 199, 4),
     ("pim_ddr4_gqa8", 4, 2, 8, 64, 77, 8),
