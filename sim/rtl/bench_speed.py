@@ -45,7 +45,7 @@ async def speed(dut) -> None:
     dut.start.value = 1
     await RisingEdge(dut.clk)
     dut.start.value = 0
-    begin = time.perf_counter()
+    begin = time.process_time()
     while True:
         await ReadOnly()
         if int(dut.trace_valid.value):
@@ -63,7 +63,7 @@ async def speed(dut) -> None:
             dut["host_in__valid"].value = int(taken < len(bursts))
             if taken < len(bursts):
                 dut["host_in__payload"].value = bursts[taken]
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     size = given["host_in"].shape[1]
     data = [np.frombuffer(value.to_bytes(2 * size, "little"), "<u2") for value in outputs]
     np.savez(
