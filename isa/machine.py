@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from bankside.config import HardwareConfig
 from bankside.errors import ConfigError
 from bankside.isa.dram.table import DramStandard, load_standard
+from bankside.isa.spec import load_spec
+
+
+# Size -> an operand that addresses all of it.
+_ADDRESSED_BY = {
+    "B": ("WR", "bank"), "COLS": ("WR", "col"), "ROWS": ("OPEN", "row"), "N_CMR": ("LDSB", "lane"),
+    "result_buffer_words": ("WRR", "rb"), "shared_buffer_words": ("WRR", "sb"),
+    "score_words": ("SFM", "score"), "probability_words": ("SFM", "prob"),
+    "staging_words": ("HWR", "stage"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,19 @@ class Machine:
                 f"{config.name}: pim.shared_buffer_words={machine.shared_words} must be a "
                 f"multiple of {machine.subbanks}"
             )
+        machine._check_addressable()
         return machine
+
+    def _check_addressable(self) -> None:
+        """Every size fits the operand that addresses it. Raises ConfigError."""
+        commands, sizes = load_spec("pim").commands, self.sizes
+        for key, (command, operand) in _ADDRESSED_BY.items():
+            largest = commands[command].field_map[operand].maximum + 1
+            if sizes[key] > largest:
+                raise ConfigError(
+                    f"{self.config.name}: {key} is {sizes[key]}, but operand {operand} of "
+                    f"{command} reaches {largest}; lower it"
+                )
 
     # --- geometry ---
     @property

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bankside.errors import ConfigError
 from bankside.isa.machine import Machine
 from bankside.isa.program import Builder, Program
+from bankside.isa.spec import load_spec
 
 U16 = NDArray[np.uint16]
 
@@ -77,10 +78,11 @@ class KvLayout:
             raise ConfigError(f"{machine.config.name}: N_hc={nhc} must be a power of two up to {machine.chips}")
         bursts = -(-shape.head_dim // machine.burst_elements)
         cpt = bursts * machine.chips // nhc
-        if cpt > machine.columns:
+        largest = min(machine.columns, load_spec("pim").commands["GEOM"].field_map["cpt"].maximum)
+        if cpt > largest:
             raise ConfigError(
-                f"{machine.config.name}: a token of head_dim {shape.head_dim} with N_hc={nhc} takes {cpt} columns, a row has "
-                f"{machine.columns}; use a larger N_hc"
+                f"{machine.config.name}: a token of head_dim {shape.head_dim} with N_hc={nhc} takes {cpt} columns, at most "
+                f"{largest} are possible; use a larger N_hc"
             )
         row_slots = machine.columns // cpt
         slots = _chunk_slots(machine, cpt, row_slots, min(shape.group, machine.lanes), chunk_slots)
@@ -138,6 +140,13 @@ def _chunk_slots(machine: Machine, cpt: int, row_slots: int, lanes: int, wanted:
     All slots of the row, or else a power of two.
     """
     size, s = machine.sizes, machine.slots_per_burst
+    # Context sums of all lanes at once; K and V of a new token beside the queries of all lanes.
+    for name, needed in (("score_words", 2 * lanes * cpt), ("staging_words", (2 + lanes) * cpt)):
+        if needed > size[name]:
+            raise ConfigError(
+                f"{machine.config.name}: pim.{name} is {size[name]}, but {cpt} columns per token and {lanes} lanes need "
+                f"{needed}; raise it or use a larger N_hc"
+            )
     limits = {
         "pim.score_words": size["score_words"] // 2 // (lanes * machine.banks) * s,
         "pim.probability_words": (size["probability_words"] // 2 // lanes - 1) // machine.subbanks,
@@ -250,7 +259,17 @@ class PimKernels:
                     b.BARRIER()
                 _Attention(self, b, layer, head_pass, tokens, queries).emit()
                 programs.append(b.build())
+                self._check_length(programs[-1], tokens)
         return programs
+
+    def _check_length(self, program: Program, tokens: int) -> None:
+        room = self.machine.config.pim.program_words
+        if len(program.words) > room:
+            raise ConfigError(
+                f"{self.machine.config.name}: {tokens} tokens in chunks of {self.layout.chunk_slots} "
+                f"slots take {len(program.words)} commands, the program memory holds {room}; use "
+                f"larger chunks or raise pim.program_words"
+            )
 
     def _queries(self, q: U16, head_pass: int, lane_pass: int) -> U16:
         """[lanes, heads, padded dimension] of one pass."""

@@ -42,9 +42,13 @@ def random_fp16(rng: Rng, shape: tuple[int, ...]) -> U16:
 def attention_programs(rng: Rng, machine: Machine) -> list[Program]:
     """Store a random context, then attend to it with one more token: the programs of one decode step."""
     while True:
-        kernels = _random_kernels(rng, machine)
-        if kernels is not None:
-            break
+        try:
+            return _decode_step(rng, machine, _random_kernels(rng, machine))
+        except ConfigError:
+            continue  # the machine or its program memory cannot hold it; draw again
+
+
+def _decode_step(rng: Rng, machine: Machine, kernels: PimKernels) -> list[Program]:
     shape = kernels.layout.shape
     tokens = shape.max_tokens if shape.max_tokens > 1024 else int(rng.integers(1, shape.max_tokens + 1))
     layer = int(rng.integers(shape.layers))
@@ -55,20 +59,22 @@ def attention_programs(rng: Rng, machine: Machine) -> list[Program]:
     return programs + kernels.decode(layer, tokens, q, random_fp16(rng, kv), random_fp16(rng, kv))
 
 
-def _random_kernels(rng: Rng, machine: Machine) -> PimKernels | None:
-    """Kernels for a random shape, or None when the machine cannot hold it."""
+def _random_kernels(rng: Rng, machine: Machine) -> PimKernels:
+    """Kernels for a random shape. Raises ConfigError when the machine cannot hold it."""
     nhc = 1 << int(rng.integers(0, machine.chips.bit_length()))
     group = int(rng.choice([1, 2, 4, 8]))
     kv_heads = int(rng.integers(1, 2 * machine.chips // nhc + 1))
     head_dim = int(rng.choice([8, 16, 32, 64, 128])) + int(rng.integers(0, 2)) * int(rng.integers(0, 8))
-    # One in eight is long enough to meet a refresh.
-    tokens = int(2 ** rng.uniform(0, 10)) if rng.random() < 0.875 else int(rng.integers(2000, 6000))
+    # One in eight is long enough to meet a refresh, more are long enough for loops.
+    kind = rng.random()
+    if kind < 0.3:
+        tokens = int(rng.integers(2000, 6000)) if kind < 0.125 else int(rng.integers(300, 1200))
+    else:
+        tokens = int(2 ** rng.uniform(0, 10))
     shape = Shape(int(rng.integers(1, 3)), kv_heads, kv_heads * group, head_dim, tokens)
     slots = int(rng.choice([1, 2, 4, 8, 16, 32]))
-    try:
-        return PimKernels(KvLayout.of(machine, shape, nhc, slots))
-    except ConfigError:
-        return None
+    open_mode = str(rng.choice(["staggered", "group", "all"]))
+    return PimKernels(KvLayout.of(machine, shape, nhc, slots), open_mode=open_mode)
 
 
 class _FreeSequence:
@@ -95,8 +101,10 @@ class _FreeSequence:
     def build(self, length: int) -> Program:
         self._set_geometry()
         while len(self.b.words) < length:
-            choice = self.rng.choice(["array", "array", "array", "buffer", "buffer", "rank", "host", "host", "control"])
-            getattr(self, f"_{choice}")()
+            if self.rng.random() < 0.03:
+                self._loop(self.spec.loop_depth)
+            else:
+                self._any()
         self._emit("CLOSE", mode=1)
         for _ in range(3):
             self._emit("HRD", out=self._int(0, self.machine.sizes["staging_words"] - 9), count=8, layout=0)
@@ -154,6 +162,40 @@ class _FreeSequence:
         self.b.emit("BARRIER")
         self.touched = [[], [], [], []]
         self.latest = [None] * 4
+
+    def _any(self) -> None:
+        kinds = ["array", "array", "array", "buffer", "buffer", "rank", "host", "host", "control"]
+        getattr(self, f"_{self.rng.choice(kinds)}")()
+
+    def _loop(self, depth: int) -> None:
+        """A loop whose iterations start alike: idle, all banks closed, rows from a register.
+
+        Whether later iterations are legal, too, is left to `verify`.
+        """
+        self._emit("CLOSE", mode=1)
+        self._barrier()
+        count, areg = self._int(1, 4), self._int(0, 3)
+        sent, received = len(self.b.host_in), list(self.b.outputs)
+        self._emit("LOOP", count=count)
+        self._emit("OPEN", mode=self._int(1, 3), areg_en=1, areg=areg)
+        self._emit("WRR", mode=self._int(0, 1), cpt=self._int(1, 4))
+        for _ in range(self._int(1, 10)):
+            self._any()
+        if depth > 1 and self.rng.random() < 0.3:
+            self._loop(depth - 1)
+        self._emit("CLOSE", mode=1)
+        self._barrier()
+        self._emit("ADDA", areg=areg, value=1)
+        self._emit("ENDLOOP")
+        bursts = [len(data) for data in self.b.host_in[sent:]]
+        counts = [n for name, (_, n) in self.b.outputs.items() if name not in received]
+        for iteration in range(1, count):
+            shapes = ((n, self.machine.burst_elements) for n in bursts)
+            self.b.host_in += [random_fp16(self.rng, shape) for shape in shapes]
+            for number, n in enumerate(counts):
+                first = sum(size for _, size in self.b.outputs.values())
+                name = f"loop{len(self.b.words)}.{iteration}.{number}"
+                self.b.outputs[name] = (first, n)
 
     # --- one random command per engine ---------------------------------------------------------------------------------------
     def _set_geometry(self) -> None:
