@@ -79,8 +79,11 @@ def engine_speed(machine: Machine, program: Program, repeats: int) -> dict[str, 
     return {"cycles": cycles, "cycles_per_s": cycles / seconds}
 
 
-def cocotb_speed(machine: Machine, program: Program) -> dict[str, float]:
-    """The same design and program under cocotb on Verilator; outputs must equal the engine's."""
+def cocotb_speed(machine: Machine, program: Program, *, internals: bool) -> dict[str, float]:
+    """The same design and program under cocotb on Verilator; outputs must equal the engine's.
+
+    internals: build as cocotb's own runner does (every signal public), else ports only.
+    """
     from bankside.errors import ToolError
     from bankside.hw.pim.top import PimTop
     from bankside.sim.rtl.cocotb_runner import run_bench
@@ -98,7 +101,7 @@ def cocotb_speed(machine: Machine, program: Program) -> dict[str, float]:
             PimTop(machine),
             TOP,
             "bankside.sim.rtl.bench_speed",
-            internals=False,
+            internals=internals,
             seed=1,
             extra_env={"BANKSIDE_SPEED_IN": str(given), "BANKSIDE_SPEED_OUT": str(result)},
         )
@@ -165,8 +168,10 @@ def measure(preset: str, repeats: int, *, builds: bool, cocotb: bool) -> dict[st
         result["build"] = build_times(machine)
     result["rtl"] = engine_speed(machine, program, repeats)
     if cocotb:
-        result["cocotb"] = cocotb_speed(machine, program)
-        result["rtl_over_cocotb"] = result["rtl"]["cycles_per_s"] / result["cocotb"]["cycles_per_s"]
+        for name, internals in (("cocotb", True), ("cocotb_ports_only", False)):
+            result[name] = cocotb_speed(machine, program, internals=internals)
+            speed = result[name]["cycles_per_s"]
+            result[f"rtl_over_{name}"] = result["rtl"]["cycles_per_s"] / speed
     timing = result["timing"] = timing_speed(131072, repeats)
     rtl_seconds = timing["cycles"] / result["rtl"]["cycles_per_s"]
     result["timing_over_rtl"] = {
@@ -181,8 +186,7 @@ def measure(preset: str, repeats: int, *, builds: bool, cocotb: bool) -> dict[st
 def _text(result: dict[str, Any]) -> str:
     timing, ratio = result["timing"], result["timing_over_rtl"]
     lines = [
-        f"machine preset {result['preset']}, cycles of the memory clock, medians of processor time, "
-        f"one thread (builds: wall time)"
+        f"preset {result['preset']}; medians of processor time on one thread, builds: wall time"
     ]
     if "build" in result:
         lines.append(
@@ -190,11 +194,12 @@ def _text(result: dict[str, Any]) -> str:
             f"{result['build']['compile_s']:.1f} s (empty cache)"
         )
     lines.append(f"rtl execution      {result['rtl']['cycles_per_s'] / 1e3:8.1f} kcycle/s")
-    if "cocotb" in result:
-        lines.append(
-            f"under cocotb       {result['cocotb']['cycles_per_s'] / 1e3:8.1f} kcycle/s   "
-            f"rtl execution is {result['rtl_over_cocotb']:.1f} times as fast (goal: at least 5)"
-        )
+    for name, built in (("cocotb", "as its runner builds"), ("cocotb_ports_only", "ports only")):
+        if name in result:
+            lines.append(
+                f"under cocotb       {result[name]['cycles_per_s'] / 1e3:8.1f} kcycle/s   ({built}) "
+                f"rtl execution is {result[f'rtl_over_{name}']:.1f} times as fast"
+            )
     lines.append(
         f"timing model, one head, {timing['tokens']} tokens, {timing['cycles']} cycles: first "
         f"{timing['first_ms']:.1f} ms, "
