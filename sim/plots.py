@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
-from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator  # noqa: E402
 
 #: Stall reason -> colour and what it means to somebody who has not read docs/pim.md.
 REASONS: dict[str, tuple[str, str]] = {
@@ -152,6 +152,7 @@ def cycles_per_call(tokens: Sequence[int], stalls: Mapping[str, Sequence[float]]
         axes = figure.subplots()
         legend = _stack(axes, tokens, stalls)
         axes.set_xlim(tokens[0], max(tokens[-1], tokens[0] + 1))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_ylim(0, None)
         axes.set_xlabel("context (tokens, with the newest)")
         axes.set_ylabel("cycles per call (one layer)")

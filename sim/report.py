@@ -240,8 +240,7 @@ def _calls(result: Mapping, calls: Mapping) -> str:
     if count == 1:
         short = (
             "With contexts as short as these, most of the time is the latency of a pipeline that "
-            "is filled and emptied once: see the timeline below, and the full machine for long "
-            "contexts. "
+            "is filled and emptied once, as the timeline of a call shows. "
         )
     return _section(
         "Cycles per attention call",
