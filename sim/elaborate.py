@@ -1,11 +1,13 @@
 """Amaranth component -> RTLIL -> Verilog or JSON, cached by content.
 
-Equal components give equal text, and the text is the cache key, so a second call costs one
-elaboration and no synthesis.
+Equal components give equal text, and the text is the cache key; components of this package are
+found by their parameters and its sources, without elaboration. (Code that patches a class of this
+package at run time must therefore pass `cache=False`; a subclass of its own needs nothing.)
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bankside.cache import cache_entry, content_hash
-from bankside.errors import ToolError
+from bankside.cache import build_root, cache_entry, content_hash, file_hash
+from bankside.errors import ConfigError, ToolError
+from bankside.hw.lib.fingerprint import fingerprint
 from bankside.hw.lib.unit import ExportPlatform
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ _WRITE_VERILOG = "write_verilog -noattr -norename {output}"
 _JSON_PASSES = "hierarchy -check -top {top}; proc; opt_expr; opt_clean; memory_collect"
 _WRITE_JSON = "write_json {output}"
 
+# `stream`, `wiring`, `data`: how the signatures and layouts of Amaranth show themselves.
+_KNOWN_PACKAGES = {"bankside", "amaranth", "stream", "wiring", "data"}
 _MODULE = re.compile(r"^module \\(\S+)$", re.MULTILINE)
 _MEMORY = re.compile(r"^  memory width (\d+) size (\d+) \\(\S+)$", re.MULTILINE)
 _INIT_CELL = re.compile(r"^  cell \$meminit_v2 \S+\n(?:    .*\n)*?  end\n", re.MULTILINE)
@@ -53,42 +58,92 @@ def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
     `cache=False` makes it anew. Raises `ConfigError` for a component that cannot be exported and
     `ToolError` if synthesis fails.
     """
-    text, zeroed = _without_zero_init(to_rtlil(component, name))
 
-    def make(folder: Path) -> None:
-        output = folder / f"{name}.v"
+    def make(rtlil: str, output: Path) -> None:
+        text, zeroed = _without_zero_init(rtlil)
         _run_yosys(text, _PASSES, name, output, _WRITE_VERILOG)
         output.write_text(_with_zero_loops(output.read_text(), zeroed))
 
-    recipe = [_PASSES, _WRITE_VERILOG, sorted(map(list, zeroed))]
-    return _cached("verilog", text, recipe, make, cache) / f"{name}.v"
+    return _export("verilog", component, name, ".v", [_PASSES, _WRITE_VERILOG], make, cache)
 
 
 def to_json(component: Component, name: str, *, cache: bool = True) -> Path:
     """File with the word-level Yosys JSON netlist of `component`, top module `name`."""
-    text = to_rtlil(component, name)
 
-    def make(folder: Path) -> None:
-        _run_yosys(text, _JSON_PASSES, name, folder / f"{name}.json", _WRITE_JSON)
+    def make(rtlil: str, output: Path) -> None:
+        _run_yosys(rtlil, _JSON_PASSES, name, output, _WRITE_JSON)
 
-    recipe = [_JSON_PASSES, _WRITE_JSON]
-    return _cached("netlist", text, recipe, make, cache) / f"{name}.json"
+    return _export("netlist", component, name, ".json", [_JSON_PASSES, _WRITE_JSON], make, cache)
 
 
-def _cached(
-    kind: str, text: str, recipe: list[object], make: Callable[[Path], None], reuse: bool
+def _export(
+    kind: str,
+    component: Component,
+    name: str,
+    suffix: str,
+    recipe: list[str],
+    make: Callable[[str, Path], None],
+    reuse: bool,
 ) -> Path:
-    key = {
-        "rtlil": content_hash({"text": text}),
-        "recipe": recipe,
-        "pyosys": _pyosys_version(),
-        # A fresh number makes a fresh entry, which leaves files in use elsewhere alone.
-        "again": "" if reuse else uuid.uuid4().hex,
-    }
+    """The file of `component`, by its RTLIL; by its parameters alone where that is safe."""
+    tools = {"recipe": recipe, "pyosys": _pyosys_version()}
+    parameters = _parameters(component) if reuse else None
+    if parameters is None:
+        return _from_rtlil(kind, to_rtlil(component, name), name + suffix, tools, make, reuse)
+    # Elaborating a whole rank takes seconds. An entry here only points to the entry of its RTLIL,
+    # so that an edit which changes no RTL costs no synthesis and no compilation.
+    key = {"name": name, "parameters": parameters, "sources": _sources_hash(), **tools}
+    with cache_entry(f"{kind}-by-parameters", key) as entry:
+        if not entry.hit:
+            text = to_rtlil(component, name)
+            target = _from_rtlil(kind, text, name + suffix, tools, make, True)
+            (entry.path / "target").write_text(target.parent.name)
+        target = build_root() / kind / (entry.path / "target").read_text() / (name + suffix)
+    if target.exists():
+        return target
+    return _from_rtlil(kind, to_rtlil(component, name), name + suffix, tools, make, True)
+
+
+def _from_rtlil(
+    kind: str,
+    text: str,
+    file: str,
+    tools: dict[str, object],
+    make: Callable[[str, Path], None],
+    reuse: bool,
+) -> Path:
+    # A fresh number makes a fresh entry, which leaves files in use elsewhere alone.
+    again = "" if reuse else uuid.uuid4().hex
+    key = {"rtlil": content_hash({"text": text}), "again": again, **tools}
     with cache_entry(kind, key) as entry:
         if not entry.hit:
-            make(entry.path)
-    return entry.path
+            make(text, entry.path / file)
+    return entry.path / file
+
+
+def _parameters(component: Component) -> str | None:
+    """Hash of the fingerprint, or None if code outside of the hashed sources has a part in it."""
+    try:
+        text = fingerprint(component)
+    except ConfigError:
+        return None
+    names = re.findall(r"([A-Za-z_][\w.<>]*)(?:@\d+)?\(", text)
+    if {name.partition(".")[0] for name in names if "." in name} <= _KNOWN_PACKAGES:
+        return content_hash({"text": text})
+    return None
+
+
+@functools.cache
+def _sources_hash() -> str:
+    """Hash of everything in this package that elaboration may depend on."""
+    import bankside
+
+    root = Path(bankside.__file__).parent
+    files = [*root.glob("*.py")]
+    for folder in ("hw", "isa"):
+        files += [p for p in (root / folder).rglob("*") if p.suffix in (".py", ".yaml")]
+    hashes = {str(path.relative_to(root)): file_hash(path) for path in files}
+    return content_hash({"files": hashes, "amaranth": version("amaranth")})
 
 
 def _pyosys_version() -> str:

@@ -103,7 +103,7 @@ class ExportPlatform:
 
     @property
     def modules(self) -> dict[str, str]:
-        """RTLIL text by unit name, in the order in which elaboration finished."""
+        """RTLIL text by unit name, in the order in which the units were met."""
         return dict(self._texts)
 
     def add_unit(self, unit: Unit) -> None:
