@@ -14,7 +14,6 @@ from bankside.errors import ConfigError
 from bankside.isa.dram.table import DramStandard, load_standard
 from bankside.isa.spec import load_spec
 
-
 # Size -> an operand that addresses all of it.
 _ADDRESSED_BY = {
     "B": ("WR", "bank"), "COLS": ("WR", "col"), "ROWS": ("OPEN", "row"), "N_CMR": ("LDSB", "lane"),

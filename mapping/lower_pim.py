@@ -1,8 +1,11 @@
 """Decode attention as programs of the `pim` engine.
 
-`KvLayout` places the KV cache of a model in one rank, `append` writes tokens, `decode` builds the software-pipelined kernel:
-while the bank units work on the scores of chunk i+2 and the context of chunk i, the rank unit turns the scores of chunk i+1
-into probabilities (the bubble-free overlap of L3). Ref: docs/pim.md; arXiv 2504.17584 and ISCA 2026, section V.
+`KvLayout` places the KV cache of a model in one rank, `append` writes tokens, `decode` builds the
+software-pipelined kernel:
+while the bank units work on the scores of chunk i+2 and the context of chunk i, the rank unit turns
+the scores of chunk i+1
+into probabilities (the bubble-free overlap of L3). Ref: docs/pim.md; arXiv 2504.17584 and ISCA
+2026, section V.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ U16 = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Shape:
-    """Attention of a model on one rank. max_tokens: context for which rows are reserved, per layer and KV head."""
+    """Attention of a model on one rank. max_tokens: context for which rows are reserved, per layer
+    and KV head.
+    """
 
     layers: int
     kv_heads: int
@@ -40,10 +45,13 @@ class Shape:
 def _check_shape(shape: Shape) -> None:
     for name in ("layers", "kv_heads", "query_heads", "head_dim", "max_tokens"):
         if getattr(shape, name) < 1:
-            raise ConfigError(f"attention shape: {name}={getattr(shape, name)}; expected at least 1")
+            raise ConfigError(
+                f"attention shape: {name}={getattr(shape, name)}; expected at least 1"
+            )
     if shape.query_heads % shape.kv_heads:
         raise ConfigError(
-            f"attention shape: {shape.query_heads} query heads do not divide into {shape.kv_heads} KV heads; use a multiple"
+            f"attention shape: {shape.query_heads} query heads do not divide into "
+            f"{shape.kv_heads} KV heads; use a multiple"
         )
 
 
@@ -53,8 +61,10 @@ class KvLayout:
 
     Attributes
     ----------
-    nhc: chips per head. heads: heads side by side (C / nhc). passes: head groups, one after the other.
-    cpt: columns per token. row_slots: token slots per row and bank. chunk_slots: slots that one score chunk covers.
+    nhc: chips per head. heads: heads side by side (C / nhc). passes: head groups, one after the
+    other.
+    cpt: columns per token. row_slots: token slots per row and bank. chunk_slots: slots that one
+    score chunk covers.
     rows_each: rows that K (or V) of one layer and head group takes.
     """
 
@@ -67,21 +77,28 @@ class KvLayout:
     rows_each: int
 
     @classmethod
-    def of(cls, machine: Machine, shape: Shape, nhc: int | None = None, chunk_slots: int | None = None) -> KvLayout:
-        """Layout for `shape`. nhc None: as many heads side by side as the model has (fewest passes).
+    def of(
+        cls, machine: Machine, shape: Shape, nhc: int | None = None, chunk_slots: int | None = None
+    ) -> KvLayout:
+        """Layout for `shape`. nhc None: as many heads side by side as the model has (fewest
+        passes).
 
-        Raises ConfigError when the rank or one of its buffers cannot hold it; the message says what would fit.
+        Raises ConfigError when the rank or one of its buffers cannot hold it; the message says what
+        would fit.
         """
         _check_shape(shape)
         nhc = nhc or max(1, machine.chips >> (shape.kv_heads.bit_length() - 1))
         if nhc < 1 or machine.chips % nhc:
-            raise ConfigError(f"{machine.config.name}: N_hc={nhc} must be a power of two up to {machine.chips}")
+            raise ConfigError(
+                f"{machine.config.name}: N_hc={nhc} must be a power of two up to {machine.chips}"
+            )
         bursts = -(-shape.head_dim // machine.burst_elements)
         cpt = bursts * machine.chips // nhc
         largest = min(machine.columns, load_spec("pim").commands["GEOM"].field_map["cpt"].maximum)
         if cpt > largest:
             raise ConfigError(
-                f"{machine.config.name}: a token of head_dim {shape.head_dim} with N_hc={nhc} takes {cpt} columns, at most "
+                f"{machine.config.name}: a token of head_dim {shape.head_dim} with N_hc={nhc} "
+                f"takes {cpt} columns, at most "
                 f"{largest} are possible; use a larger N_hc"
             )
         row_slots = machine.columns // cpt
@@ -98,8 +115,10 @@ class KvLayout:
         if per_row * self.rows_each > self.machine.rows:
             fits = self.machine.rows // per_row * self.row_slots * self.machine.banks
             raise ConfigError(
-                f"{self.machine.config.name}: a context of {self.shape.max_tokens} tokens needs {per_row * self.rows_each} rows "
-                f"per bank, the rank has {self.machine.rows}; {fits} tokens fit: shorten max_tokens or raise dram.rows"
+                f"{self.machine.config.name}: a context of {self.shape.max_tokens} tokens needs "
+                f"{per_row * self.rows_each} rows "
+                f"per bank, the rank has {self.machine.rows}; {fits} tokens fit: shorten "
+                f"max_tokens or raise dram.rows"
             )
 
     @property
@@ -127,8 +146,12 @@ class KvLayout:
         """First row of K (or V) of a layer's head group."""
         return ((layer * self.passes + head_pass) * 2 + value) * self.rows_each
 
-    def bubble_free(self, bank_bytes_per_s: float, rank_bytes_per_s: float, result_bytes: int = 4) -> float:
-        """Largest N_hc without bubbles, eq. 1 of the paper with `result_bytes` per score instead of one element of 2 bytes."""
+    def bubble_free(
+        self, bank_bytes_per_s: float, rank_bytes_per_s: float, result_bytes: int = 4
+    ) -> float:
+        """Largest N_hc without bubbles, eq. 1 of the paper with `result_bytes` per score instead of
+        one element of 2 bytes.
+        """
         mc, group = self.machine, self.shape.group
         compute = self.shape.head_dim * rank_bytes_per_s * -(-group // mc.lanes)
         return compute / (bank_bytes_per_s * mc.banks * group * mc.chips) * 2 / result_bytes
@@ -144,20 +167,24 @@ def _chunk_slots(machine: Machine, cpt: int, row_slots: int, lanes: int, wanted:
     for name, needed in (("score_words", 2 * lanes * cpt), ("staging_words", (2 + lanes) * cpt)):
         if needed > size[name]:
             raise ConfigError(
-                f"{machine.config.name}: pim.{name} is {size[name]}, but {cpt} columns per token and {lanes} lanes need "
+                f"{machine.config.name}: pim.{name} is {size[name]}, but {cpt} columns per token "
+                f"and {lanes} lanes need "
                 f"{needed}; raise it or use a larger N_hc"
             )
     limits = {
         "pim.score_words": size["score_words"] // 2 // (lanes * machine.banks) * s,
         "pim.probability_words": (size["probability_words"] // 2 // lanes - 1) // machine.subbanks,
-        "pim.shared_buffer_words": (size["shared_buffer_words"] - _aligned(cpt, machine.subbanks)) // 2 // machine.subbanks,
+        "pim.shared_buffer_words": (size["shared_buffer_words"] - _aligned(cpt, machine.subbanks))
+        // 2
+        // machine.subbanks,
         "pim.result_buffer_words": (size["result_buffer_words"] - cpt) // 2 * machine.elements,
         "row": row_slots,
     }
     for name, limit in limits.items():
         if limit < 1 or (limit < s and name != "row"):
             raise ConfigError(
-                f"{machine.config.name}: {name} is too small for {cpt} columns per token and {lanes} lanes; "
+                f"{machine.config.name}: {name} is too small for {cpt} columns per token and "
+                f"{lanes} lanes; "
                 f"double it or use a larger N_hc"
             )
     # Buffers are used in whole groups of S slots.
@@ -173,7 +200,8 @@ def _aligned(value: int, step: int) -> int:
 class PimKernels:
     """Programs for one rank: append tokens, attend to them.
 
-    open_mode: how the attention kernel opens a row in all banks: `staggered` (one ACT per bank), `group` or `all`.
+    open_mode: how the attention kernel opens a row in all banks: `staggered` (one ACT per bank),
+    `group` or `all`.
     """
 
     def __init__(self, layout: KvLayout, *, open_mode: str = "staggered") -> None:
@@ -181,9 +209,12 @@ class PimKernels:
         self.open_mode = open_mode
         self.machine = layout.machine
 
-    # --- KV append -----------------------------------------------------------------------------------------------------------
+    # --- KV append --------------------------------------------------------------------------------
+    # ---------------------------
     def append(self, layer: int, first_token: int, k: U16, v: U16) -> list[Program]:
-        """Programs that store tokens first_token.. of a layer. k, v: FP16 bits [tokens, kv_heads, head_dim]."""
+        """Programs that store tokens first_token.. of a layer. k, v: FP16 bits [tokens, kv_heads,
+        head_dim].
+        """
         programs = []
         per_program = max(1, self.machine.config.pim.program_words // 16 - 2)
         for head_pass in range(self.layout.passes):
@@ -192,7 +223,9 @@ class PimKernels:
                 builder = self._builder(1)
                 for offset, (key, value) in enumerate(zip(k[part], v[part], strict=True)):
                     last = offset + 1 == len(k[part])
-                    self._append_token(builder, layer, head_pass, first_token + start + offset, key, value, last)
+                    self._append_token(
+                        builder, layer, head_pass, first_token + start + offset, key, value, last
+                    )
                 programs.append(builder.build())
         return programs
 
@@ -203,7 +236,9 @@ class PimKernels:
         return builder
 
     def _pad_heads(self, x: U16, head_pass: int) -> U16:
-        """[.., kv_heads, head_dim] -> [.., heads of the pass, padded dimension], zero where there is nothing."""
+        """[.., kv_heads, head_dim] -> [.., heads of the pass, padded dimension], zero where there
+        is nothing.
+        """
         lay = self.layout
         first = head_pass * lay.heads
         taken = x[..., first : first + lay.heads, :]
@@ -212,24 +247,36 @@ class PimKernels:
         return out
 
     def _append_token(
-        self, b: Builder, layer: int, head_pass: int, token: int, key: U16, value: U16, last: bool = True
+        self,
+        b: Builder,
+        layer: int,
+        head_pass: int,
+        token: int,
+        key: U16,
+        value: U16,
+        last: bool = True,
     ) -> None:
-        """K, then V: staged through the two halves of the input staging, written to the token's bank.
+        """K, then V: staged through the two halves of the input staging, written to the token's
+        bank.
 
-        Nothing waits for the writes of the last token, so they give no tokens back: a kernel can be repeated for ever.
+        Nothing waits for the writes of the last token, so they give no tokens back: a kernel can be
+        repeated for ever.
         """
         lay, mc = self.layout, self.machine
         row_index, within = divmod(token, lay.row_tokens)
         slot, bank = divmod(within, mc.banks)
         if row_index >= lay.rows_each:
             raise ConfigError(
-                f"token {token} lies beyond the context of {lay.shape.max_tokens} tokens; raise max_tokens"
+                f"token {token} lies beyond the context of {lay.shape.max_tokens} tokens; raise "
+                f"max_tokens"
             )
         for is_value, data in ((False, key), (True, value)):
             stage = is_value * lay.cpt
             # The staging half is free again when the write that used it has given its token back.
             wait = {"wait": "array"} if self._staged(b) >= 2 else {}
-            b.send(self._pad_heads(data, head_pass), stage=stage, layout="head", signal="array", **wait)
+            b.send(
+                self._pad_heads(data, head_pass), stage=stage, layout="head", signal="array", **wait
+            )
             b.OPEN(mode="bank", bank=bank, row=lay.row(layer, head_pass, is_value) + row_index)
             back = {} if last else {"signal": "host"}
             b.WR(bank=bank, col=slot * lay.cpt, count=lay.cpt, stage=stage, wait="host", **back)
@@ -239,16 +286,22 @@ class PimKernels:
     def _staged(b: Builder) -> int:
         return len(b.host_in)
 
-    # --- attention -----------------------------------------------------------------------------------------------------------
-    def decode(self, layer: int, tokens: int, q: U16, k: U16 | None = None, v: U16 | None = None) -> list[Program]:
+    # --- attention --------------------------------------------------------------------------------
+    # ---------------------------
+    def decode(
+        self, layer: int, tokens: int, q: U16, k: U16 | None = None, v: U16 | None = None
+    ) -> list[Program]:
         """Programs for one query per head over tokens 0..tokens-1; output bursts are called "o".
 
-        q: FP16 bits [query_heads, head_dim], already scaled. k, v [kv_heads, head_dim]: the newest token (tokens - 1), appended
+        q: FP16 bits [query_heads, head_dim], already scaled. k, v [kv_heads, head_dim]: the newest
+        token (tokens - 1), appended
         first. One program per head group and per group of query lanes.
         """
         lay = self.layout
         if not 1 <= tokens <= lay.shape.max_tokens:
-            raise ConfigError(f"context of {tokens} tokens; this layout holds 1..{lay.shape.max_tokens}")
+            raise ConfigError(
+                f"context of {tokens} tokens; this layout holds 1..{lay.shape.max_tokens}"
+            )
         programs = []
         for head_pass in range(lay.passes):
             for lane_pass in range(lay.lane_passes):
@@ -266,7 +319,8 @@ class PimKernels:
         room = self.machine.config.pim.program_words
         if len(program.words) > room:
             raise ConfigError(
-                f"{self.machine.config.name}: {tokens} tokens in chunks of {self.layout.chunk_slots} "
+                f"{self.machine.config.name}: {tokens} tokens in chunks of "
+                f"{self.layout.chunk_slots} "
                 f"slots take {len(program.words)} commands, the program memory holds {room}; use "
                 f"larger chunks or raise pim.program_words"
             )
@@ -274,7 +328,9 @@ class PimKernels:
     def _queries(self, q: U16, head_pass: int, lane_pass: int) -> U16:
         """[lanes, heads, padded dimension] of one pass."""
         lay = self.layout
-        grouped = q.reshape(lay.shape.kv_heads, lay.shape.group, lay.shape.head_dim).transpose(1, 0, 2)
+        grouped = q.reshape(lay.shape.kv_heads, lay.shape.group, lay.shape.head_dim).transpose(
+            1, 0, 2
+        )
         first = lane_pass * self.machine.lanes
         return self._pad_heads(grouped[first : first + self.machine.lanes], head_pass)
 
@@ -287,14 +343,18 @@ class PimKernels:
                 part = next(passes).reshape(-1, lay.heads, lay.padded_dim)
                 lane, head = lane_pass * self.machine.lanes, head_pass * lay.heads
                 count = min(lay.heads, lay.shape.kv_heads - head)
-                out[lane : lane + len(part), head : head + count] = part[:, :count, : lay.shape.head_dim]
+                out[lane : lane + len(part), head : head + count] = part[
+                    :, :count, : lay.shape.head_dim
+                ]
         return out.transpose(1, 0, 2).reshape(lay.shape.query_heads, lay.shape.head_dim)
 
 
 class _Attention:
     """Emits the attention kernel of one head group and lane group."""
 
-    def __init__(self, kernels: PimKernels, b: Builder, layer: int, head_pass: int, tokens: int, queries: U16) -> None:
+    def __init__(
+        self, kernels: PimKernels, b: Builder, layer: int, head_pass: int, tokens: int, queries: U16
+    ) -> None:
         lay, mc = kernels.layout, kernels.machine
         self.lay, self.mc, self.b, self.queries, self.lanes = lay, mc, b, queries, len(queries)
         self.k_row, self.v_row = lay.row(layer, head_pass, False), lay.row(layer, head_pass, True)
@@ -329,9 +389,11 @@ class _Attention:
         b.receive("o", self.lanes * lay.cpt, out=0, layout="head", wait="rank")
 
     def _steps(self) -> None:
-        """Step i: scores of chunk i+2 and context of chunk i in the banks, chunk i+1 in the rank unit.
+        """Step i: scores of chunk i+2 and context of chunk i in the banks, chunk i+1 in the rank
+        unit.
 
-        Steps 1 .. chunks-4 differ only in rows and double buffers, so they become a loop over their common period.
+        Steps 1 .. chunks-4 differ only in rows and double buffers, so they become a loop over their
+        common period.
         """
         period = math.lcm(2, self.per_row)
         loops = max(0, self.chunks - 4) // period
@@ -357,7 +419,8 @@ class _Attention:
             self._scores(i + 2)
         self._context(i)
 
-    # --- one chunk -----------------------------------------------------------------------------------------------------------
+    # --- one chunk --------------------------------------------------------------------------------
+    # ---------------------------
     def _slots(self, chunk: int) -> int:
         left = self.tokens - chunk * self.chunk_tokens
         return min(self.lay.chunk_slots, -(-left // self.mc.banks))
@@ -377,8 +440,10 @@ class _Attention:
         b, lay = self.b, self.lay
         col = self._open(self.k_row, chunk)
         b.WRR(mode="tree", sb=self.sb_query, rb=self.rb_score[chunk % 2], cpt=lay.cpt)
-        # Chunk 0 waits for the query, chunk 2 for the read-out of chunk 0. From chunk 3 on the probabilities that the context
-        # of chunk i-3 waits for are sent after the read-out of chunk i-2, so that no further token is needed.
+        # Chunk 0 waits for the query, chunk 2 for the read-out of chunk 0. From chunk 3 on the
+        # probabilities that the context
+        # of chunk i-3 waits for are sent after the read-out of chunk i-2, so that no further token
+        # is needed.
         wait = {"wait": "buffer"} if chunk in (0, 2) else {}
         b.MAC(col=col, count=self._slots(chunk) * lay.cpt, signal="buffer", **wait)
         b.CLOSE(mode="all")
@@ -386,18 +451,40 @@ class _Attention:
     def _read_scores(self, chunk: int) -> None:
         groups, valid, half = self._groups(chunk), self._valid(chunk), chunk % 2
         signal = ("rank", "array") if chunk == 0 and self.chunks > 2 else ("rank",)
-        self.b.RDRBS(rb=self.rb_score[half], score=self.score[half], groups=groups, buf=half, valid=valid, wait="array",
-                     signal=signal)
-        self.b.SFM(score=self.score[half], prob=self.prob[half], groups=groups, buf=half, valid=valid, first=int(chunk == 0),
-                   wait="buffer", signal="buffer")
+        self.b.RDRBS(
+            rb=self.rb_score[half],
+            score=self.score[half],
+            groups=groups,
+            buf=half,
+            valid=valid,
+            wait="array",
+            signal=signal,
+        )
+        self.b.SFM(
+            score=self.score[half],
+            prob=self.prob[half],
+            groups=groups,
+            buf=half,
+            valid=valid,
+            first=int(chunk == 0),
+            wait="buffer",
+            signal="buffer",
+        )
 
     def _send_probabilities(self, chunk: int) -> None:
-        # The shared-buffer half is free when the context of chunk - 2 is done. The read-out of chunk + 1, which comes first,
+        # The shared-buffer half is free when the context of chunk - 2 is done. The read-out of
+        # chunk + 1, which comes first,
         # waits for later work of the array; only the last chunk has no such read-out.
         half = chunk % 2
         wait = ("rank", "array") if 2 <= chunk == self.chunks - 1 else ("rank",)
-        self.b.WRSBP(prob=self.prob[half], sb=self.sb_prob[half], kbuf=half, groups=self._groups(chunk), wait=wait,
-                     signal="array")
+        self.b.WRSBP(
+            prob=self.prob[half],
+            sb=self.sb_prob[half],
+            kbuf=half,
+            groups=self._groups(chunk),
+            wait=wait,
+            signal="array",
+        )
 
     def _context(self, chunk: int) -> None:
         b, lay, half = self.b, self.lay, chunk % 2

@@ -1,4 +1,6 @@
-"""`bankside agree`: the same random legal programs on golden, timing and rtl, compared in every bit and every cycle."""
+"""`bankside agree`: the same random legal programs on golden, timing and rtl, compared in every bit
+and every cycle.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from bankside.sim.random_programs import random_programs
 #: Machines of an agreement run: presets, each with and without refresh.
 MACHINES = {
     "full": ("dimm_pim_ddr4", "dimm_pim_ddr5", "pim_ddr4_gqa8", "pim_ddr5_gqa8"),
-    "all": ("dimm_pim_ddr4", "dimm_pim_ddr5", "dimm_pim_ddr4_gqa4", "pim_ddr4_gqa8", "pim_ddr5_gqa4", "pim_ddr5_gqa8"),
+    "all": (
+        "dimm_pim_ddr4",
+        "dimm_pim_ddr5",
+        "dimm_pim_ddr4_gqa4",
+        "pim_ddr4_gqa8",
+        "pim_ddr5_gqa4",
+        "pim_ddr5_gqa8",
+    ),
     "quick": ("pim_tiny_ddr4", "pim_tiny_ddr5"),
 }
 
@@ -66,11 +75,16 @@ def compare_bits(golden: Result, rtl: Result) -> str | None:
         return None
     burst, element = different[0]
     want, got = golden.outputs[burst, element], rtl.outputs[burst, element]
-    return f"{len(different)} elements differ, first: burst {burst} element {element}: golden {want:#06x}, rtl {got:#06x}"
+    return (
+        f"{len(different)} elements differ, first: burst {burst} element {element}: "
+        f"golden {want:#06x}, rtl {got:#06x}"
+    )
 
 
 def compare_cycles(timing: Result, rtl: Result) -> str | None:
-    """None when every command, macro-command, counter and the total are at the same cycle, else the first difference."""
+    """None when every command, macro-command, counter and the total are at the same cycle, else the
+    first difference.
+    """
     for name in ("commands", "macros"):
         ours, theirs = getattr(timing, name), getattr(rtl, name)
         for i, (a, b) in enumerate(itertools.zip_longest(ours, theirs)):
@@ -108,12 +122,25 @@ def machines(names: tuple[str, ...]) -> Iterator[Machine]:
     for name in names:
         config = HardwareConfig.load(name)
         for refresh in (True, False):
-            yield Machine.of(config.model_copy(update={"dram": config.dram.model_copy(update={"refresh": refresh})}))
+            yield Machine.of(
+                config.model_copy(
+                    update={"dram": config.dram.model_copy(update={"refresh": refresh})}
+                )
+            )
 
 
-def agree(programs: int, seed: int, names: tuple[str, ...], *, make: Callable[[Machine], Trio] = Trio,
-          report: Callable[[str], None] = lambda text: None, out: Path | None = None) -> Agreement:
-    """Run `programs` random programs, spread over the machines. Stops comparing a machine's data after a crash of a program."""
+def agree(
+    programs: int,
+    seed: int,
+    names: tuple[str, ...],
+    *,
+    make: Callable[[Machine], Trio] = Trio,
+    report: Callable[[str], None] = lambda text: None,
+    out: Path | None = None,
+) -> Agreement:
+    """Run `programs` random programs, spread over the machines. Stops comparing a machine's data
+    after a crash of a program.
+    """
     found = Agreement(seed)
     chosen = list(machines(names))
     for index, machine in enumerate(chosen):
@@ -145,7 +172,9 @@ def _one(found: Agreement, trio: Trio, program: Program, number: int, out: Path 
         found.refreshes += int((rtl.commands["code"] == code).sum())
     for kind, detail in (("bits", bits), ("cycles", cycles)):
         if detail:
-            found.differences.append(Difference(machine.config.name, machine.refresh, number, kind, detail))
+            found.differences.append(
+                Difference(machine.config.name, machine.refresh, number, kind, detail)
+            )
     found.bit_mismatches += bits is not None
     found.cycle_mismatches += cycles is not None
     if out and (bits or cycles):
@@ -154,22 +183,53 @@ def _one(found: Agreement, trio: Trio, program: Program, number: int, out: Path 
 
 
 @click.command(name="agree")
-@click.option("--unit", type=click.Choice(["pim"]), default="pim", show_default=True, help="Engine to compare.")
-@click.option("--programs", type=click.IntRange(1), default=200, show_default=True, help="Random programs in all.")
+@click.option(
+    "--unit",
+    type=click.Choice(["pim"]),
+    default="pim",
+    show_default=True,
+    help="Engine to compare.",
+)
+@click.option(
+    "--programs",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Random programs in all.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random programs.")
-@click.option("--machines", "names", default="full", show_default=True,
-              help="full, all, quick, or a comma-separated list of presets or YAML files.")
+@click.option(
+    "--machines",
+    "names",
+    default="full",
+    show_default=True,
+    help="full, all, quick, or a comma-separated list of presets or YAML files.",
+)
 @common_options
-def command(unit: str, programs: int, seed: int, names: str, as_json: bool, out: Path | None) -> None:
+def command(
+    unit: str, programs: int, seed: int, names: str, as_json: bool, out: Path | None
+) -> None:
     """Run random legal programs on golden, timing and rtl; every bit and every cycle must agree."""
     chosen = MACHINES.get(names) or tuple(names.split(","))
     found = agree(programs, seed, chosen, report=lambda text: click.echo(text, err=True), out=out)
-    emit({"unit": unit, **asdict(found), "agreed": found.agreed}, as_json=as_json, text=_text(found), out=out, name="agree")
+    emit(
+        {"unit": unit, **asdict(found), "agreed": found.agreed},
+        as_json=as_json,
+        text=_text(found),
+        out=out,
+        name="agree",
+    )
     finish(found.agreed)
 
 
 def _text(found: Agreement) -> str:
-    lines = [f"{found.programs} programs, {found.rtl_cycles} RTL cycles ({found.refreshes} refreshes), seed {found.seed}",
-             f"bit mismatches: {found.bit_mismatches}   cycle mismatches: {found.cycle_mismatches}"]
-    lines += [f"  {d.machine} refresh={d.refresh} program {d.program}: {d.detail}" for d in found.differences[:20]]
+    ran = f"{found.programs} programs, {found.rtl_cycles} RTL cycles"
+    lines = [
+        f"{ran} ({found.refreshes} refreshes), seed {found.seed}",
+        f"bit mismatches: {found.bit_mismatches}   cycle mismatches: {found.cycle_mismatches}",
+    ]
+    lines += [
+        f"  {d.machine} refresh={d.refresh} program {d.program}: {d.detail}"
+        for d in found.differences[:20]
+    ]
     return "\n".join(lines)

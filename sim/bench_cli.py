@@ -197,7 +197,8 @@ def _text(result: dict[str, Any]) -> str:
     for name, built in (("cocotb", "as its runner builds"), ("cocotb_ports_only", "ports only")):
         if name in result:
             lines.append(
-                f"under cocotb       {result[name]['cycles_per_s'] / 1e3:8.1f} kcycle/s   ({built}) "
+                f"under cocotb       {result[name]['cycles_per_s'] / 1e3:8.1f} kcycle/s   "
+                f"({built}) "
                 f"rtl execution is {result[f'rtl_over_{name}']:.1f} times as fast"
             )
     lines.append(

@@ -1,6 +1,7 @@
 """Random legal programs of the `pim` engine, for agreement runs.
 
-Two kinds: attention kernels of random shape (the code that real models use), and free command sequences that reach corners no
+Two kinds: attention kernels of random shape (the code that real models use), and free command
+sequences that reach corners no
 kernel uses. Every program passes `verify`. A seed gives the same programs on every machine.
 """
 
@@ -23,13 +24,17 @@ Rng = np.random.Generator
 
 
 def random_fp16(rng: Rng, shape: tuple[int, ...]) -> U16:
-    """FP16 bit patterns: normal numbers, any bits, subnormals, equal values, one dominant value or large negatives."""
+    """FP16 bit patterns: normal numbers, any bits, subnormals, equal values, one dominant value or
+    large negatives.
+    """
     kind = rng.integers(6)
     values = rng.standard_normal(shape)
     if kind == 1:
         return rng.integers(0, 1 << 16, shape, dtype=np.uint16)
     if kind == 2:
-        return rng.integers(0, 1 << 10, shape, dtype=np.uint16) | (rng.integers(0, 2, shape, dtype=np.uint16) << np.uint16(15))
+        return rng.integers(0, 1 << 10, shape, dtype=np.uint16) | (
+            rng.integers(0, 2, shape, dtype=np.uint16) << np.uint16(15)
+        )
     if kind == 3:
         values = np.full(shape, rng.standard_normal())
     if kind == 4:
@@ -40,7 +45,9 @@ def random_fp16(rng: Rng, shape: tuple[int, ...]) -> U16:
 
 
 def attention_programs(rng: Rng, machine: Machine) -> list[Program]:
-    """Store a random context, then attend to it with one more token: the programs of one decode step."""
+    """Store a random context, then attend to it with one more token: the programs of one decode
+    step.
+    """
     while True:
         try:
             return _decode_step(rng, machine, _random_kernels(rng, machine))
@@ -50,11 +57,17 @@ def attention_programs(rng: Rng, machine: Machine) -> list[Program]:
 
 def _decode_step(rng: Rng, machine: Machine, kernels: PimKernels) -> list[Program]:
     shape = kernels.layout.shape
-    tokens = shape.max_tokens if shape.max_tokens > 1024 else int(rng.integers(1, shape.max_tokens + 1))
+    tokens = (
+        shape.max_tokens if shape.max_tokens > 1024 else int(rng.integers(1, shape.max_tokens + 1))
+    )
     layer = int(rng.integers(shape.layers))
     stored = int(rng.integers(0, min(tokens, 12)))
     kv = (shape.kv_heads, shape.head_dim)
-    programs = kernels.append(layer, 0, random_fp16(rng, (stored, *kv)), random_fp16(rng, (stored, *kv))) if stored else []
+    programs = (
+        kernels.append(layer, 0, random_fp16(rng, (stored, *kv)), random_fp16(rng, (stored, *kv)))
+        if stored
+        else []
+    )
     q = random_fp16(rng, (shape.query_heads, shape.head_dim))
     return programs + kernels.decode(layer, tokens, q, random_fp16(rng, kv), random_fp16(rng, kv))
 
@@ -64,7 +77,9 @@ def _random_kernels(rng: Rng, machine: Machine) -> PimKernels:
     nhc = 1 << int(rng.integers(0, machine.chips.bit_length()))
     group = int(rng.choice([1, 2, 4, 8]))
     kv_heads = int(rng.integers(1, 2 * machine.chips // nhc + 1))
-    head_dim = int(rng.choice([8, 16, 32, 64, 128])) + int(rng.integers(0, 2)) * int(rng.integers(0, 8))
+    head_dim = int(rng.choice([8, 16, 32, 64, 128])) + int(rng.integers(0, 2)) * int(
+        rng.integers(0, 8)
+    )
     # One in eight is long enough to meet a refresh, more are long enough for loops.
     kind = rng.random()
     if kind < 0.3:
@@ -80,8 +95,22 @@ def _random_kernels(rng: Rng, machine: Machine) -> PimKernels:
 class _FreeSequence:
     """Builds one free command sequence; conflicts between engines get a token or a barrier."""
 
-    #: Commands whose completion may vouch for an earlier access (row commands complete before the MACs in front of them).
-    _VOUCHERS = ("MAC", "WR", "RD", "LDSB", "WRSBQ", "WRSBP", "RDRBS", "RDRBC", "SFM", "NORM", "HWR", "HRD")
+    #: Commands whose completion may vouch for an earlier access (row commands complete before the
+    #: MACs in front of them).
+    _VOUCHERS = (
+        "MAC",
+        "WR",
+        "RD",
+        "LDSB",
+        "WRSBQ",
+        "WRSBP",
+        "RDRBS",
+        "RDRBC",
+        "SFM",
+        "NORM",
+        "HWR",
+        "HRD",
+    )
 
     def __init__(self, rng: Rng, machine: Machine) -> None:
         self.rng, self.machine = rng, machine
@@ -107,15 +136,20 @@ class _FreeSequence:
                 self._any()
         self._emit("CLOSE", mode=1)
         for _ in range(3):
-            self._emit("HRD", out=self._int(0, self.machine.sizes["staging_words"] - 9), count=8, layout=0)
+            self._emit(
+                "HRD", out=self._int(0, self.machine.sizes["staging_words"] - 9), count=8, layout=0
+            )
         return self.b.build()
 
-    # --- emission with order -------------------------------------------------------------------------------------------------
+    # --- emission with order ----------------------------------------------------------------------
+    # ---------------------------
     def _emit(self, name: str, **operands: int) -> bool:
         """Append the command when it is legal here. Returns whether it was."""
         command = self.spec.commands[name]
         fields = {f.name: operands.get(f.name, f.minimum) for f in command.fields}
-        step = Step(len(self.b.words), Instruction(name, fields), fields.get("row", 0), self.geometry)
+        step = Step(
+            len(self.b.words), Instruction(name, fields), fields.get("row", 0), self.geometry
+        )
         try:
             touches = self.checker.command(step)
         except ProgramError:
@@ -130,9 +164,14 @@ class _FreeSequence:
                 wait |= self._order(engine, other) << other
         position = self.b.emit(name, wait=wait, **operands)
         if name == "HWR":
-            self.b.host_in.append(random_fp16(self.rng, (operands["count"], self.machine.burst_elements)))
+            self.b.host_in.append(
+                random_fp16(self.rng, (operands["count"], self.machine.burst_elements))
+            )
         if name == "HRD":
-            self.b.outputs[f"out{position}"] = (sum(n for _, n in self.b.outputs.values()), operands["count"])
+            self.b.outputs[f"out{position}"] = (
+                sum(n for _, n in self.b.outputs.values()),
+                operands["count"],
+            )
         self.touched[engine] += [(position, touch) for touch in touches]
         if name in self._VOUCHERS:
             self.latest[engine] = position
@@ -140,16 +179,27 @@ class _FreeSequence:
 
     def _conflict(self, touches: list[Touch], engine: int, other: int) -> bool:
         return any(
-            position > self.known[engine][other] and t.space == touch.space and (t.write or touch.write)
-            and t.first < touch.stop and touch.first < t.stop
-            for touch in touches for position, t in self.touched[other]
+            position > self.known[engine][other]
+            and t.space == touch.space
+            and (t.write or touch.write)
+            and t.first < touch.stop
+            and touch.first < t.stop
+            for touch in touches
+            for position, t in self.touched[other]
         )
 
     def _order(self, engine: int, other: int) -> int:
-        """Order the next command of `engine` after everything of `other`: 1 with a token, 0 with a barrier."""
+        """Order the next command of `engine` after everything of `other`: 1 with a token, 0 with a
+        barrier.
+        """
         target = self.latest[other]
         newest = max((position for position, _ in self.touched[other]), default=-1)
-        if target is None or target < newest or target <= self.signalled.get((other, engine), -1) or self.rng.random() < 0.2:
+        if (
+            target is None
+            or target < newest
+            or target <= self.signalled.get((other, engine), -1)
+            or self.rng.random() < 0.2
+        ):
             self._barrier()
             return 0
         bit = self.spec.commands["MAC"].field_map["signal"].lsb + engine
@@ -197,7 +247,8 @@ class _FreeSequence:
                 name = f"loop{len(self.b.words)}.{iteration}.{number}"
                 self.b.outputs[name] = (first, n)
 
-    # --- one random command per engine ---------------------------------------------------------------------------------------
+    # --- one random command per engine
+    # ---------------------------------------------------------------------------------------
     def _set_geometry(self) -> None:
         rng, mc = self.rng, self.machine
         nhc_log2 = self._int(0, mc.chips.bit_length() - 1)
@@ -233,9 +284,14 @@ class _FreeSequence:
             if not self.checker.open_rows:
                 self._emit("OPEN", mode=self._int(0, 3), bank=bank, row=self._int(0, mc.rows - 1))
             if name == "LDSB":
-                operands |= {"sb": self._int(0, mc.shared_words - count), "lane": self._int(0, mc.lanes - 1)}
+                operands |= {
+                    "sb": self._int(0, mc.shared_words - count),
+                    "lane": self._int(0, mc.lanes - 1),
+                }
             else:
-                operands["stage" if name == "WR" else "out"] = self._int(0, mc.sizes["staging_words"] - count)
+                operands["stage" if name == "WR" else "out"] = self._int(
+                    0, mc.sizes["staging_words"] - count
+                )
             self._emit(name, **operands)
 
     def _mac(self) -> None:
@@ -246,8 +302,15 @@ class _FreeSequence:
         if not self.checker.unit.known or self.rng.random() < 0.7:
             cpt = self._int(1, min(8, mc.columns))
             # Low words leave room for what the following MACs reach.
-            self._emit("WRR", mode=self._int(0, 1), kbuf=self._int(0, 1), rescale=self._int(0, 1),
-                       sb=mc.subbanks * self._int(0, 4), rb=self._int(0, 8), cpt=cpt)
+            self._emit(
+                "WRR",
+                mode=self._int(0, 1),
+                kbuf=self._int(0, 1),
+                rescale=self._int(0, 1),
+                sb=mc.subbanks * self._int(0, 4),
+                rb=self._int(0, 8),
+                cpt=cpt,
+            )
         count = self._int(1, min(24, mc.columns))
         self._emit("MAC", col=self._int(0, mc.columns - count), count=count)
 
@@ -257,21 +320,38 @@ class _FreeSequence:
         groups = self._int(1, 3)
         if kind == "WRSBQ":
             count = self._int(1, 8)
-            self._emit(kind, stage=self._int(0, size["staging_words"] - 8 * mc.lanes), sb=self._int(0, mc.shared_words - count),
-                       count=count)
+            self._emit(
+                kind,
+                stage=self._int(0, size["staging_words"] - 8 * mc.lanes),
+                sb=self._int(0, mc.shared_words - count),
+                count=count,
+            )
         elif kind == "WRSBP":
             words = groups * mc.slots_per_burst * mc.subbanks
-            self._emit(kind, prob=self._int(0, max(0, size["probability_words"] - mc.lanes * (1 + words))),
-                       sb=mc.subbanks * self._int(0, max(0, (mc.shared_words - words) // mc.subbanks)), kbuf=self._int(0, 1),
-                       groups=groups)
+            self._emit(
+                kind,
+                prob=self._int(0, max(0, size["probability_words"] - mc.lanes * (1 + words))),
+                sb=mc.subbanks * self._int(0, max(0, (mc.shared_words - words) // mc.subbanks)),
+                kbuf=self._int(0, 1),
+                groups=groups,
+            )
         elif kind == "RDRBS":
-            self._emit(kind, rb=self._int(0, size["result_buffer_words"] - 3),
-                       score=self._int(0, max(0, size["score_words"] - mc.lanes * groups * mc.banks)), groups=groups,
-                       buf=self._int(0, 1), valid=self._int(1, groups * mc.slots_per_burst * mc.banks))
+            self._emit(
+                kind,
+                rb=self._int(0, size["result_buffer_words"] - 3),
+                score=self._int(0, max(0, size["score_words"] - mc.lanes * groups * mc.banks)),
+                groups=groups,
+                buf=self._int(0, 1),
+                valid=self._int(1, groups * mc.slots_per_burst * mc.banks),
+            )
         else:
             count = self._int(1, 3)
-            self._emit(kind, rb=self._int(0, size["result_buffer_words"] - count),
-                       score=self._int(0, size["score_words"] - 2 * count * mc.lanes), count=count)
+            self._emit(
+                kind,
+                rb=self._int(0, size["result_buffer_words"] - count),
+                score=self._int(0, size["score_words"] - 2 * count * mc.lanes),
+                count=count,
+            )
 
     def _rank(self) -> None:
         mc, size = self.machine, self.machine.sizes
@@ -279,12 +359,23 @@ class _FreeSequence:
             buf = int(self.rng.choice(list(self.checker.maxima)))
             score, groups, valid, _ = self.checker.maxima[buf]
             block = mc.lanes * (1 + groups * mc.slots_per_burst * mc.subbanks)
-            self._emit("SFM", score=score, groups=groups, valid=valid, buf=buf, first=self._int(0, 1),
-                       prob=self._int(0, max(0, size["probability_words"] - block)))
+            self._emit(
+                "SFM",
+                score=score,
+                groups=groups,
+                valid=valid,
+                buf=buf,
+                first=self._int(0, 1),
+                prob=self._int(0, max(0, size["probability_words"] - block)),
+            )
         else:
             count = self._int(1, 3)
-            self._emit("NORM", score=self._int(0, size["score_words"] - 2 * count * mc.lanes),
-                       out=self._int(0, size["staging_words"] - count * mc.lanes), count=count)
+            self._emit(
+                "NORM",
+                score=self._int(0, size["score_words"] - 2 * count * mc.lanes),
+                out=self._int(0, size["staging_words"] - count * mc.lanes),
+                count=count,
+            )
 
     def _host(self) -> None:
         size, layout = self.machine.sizes["staging_words"], self._int(0, 2)
@@ -300,7 +391,8 @@ def free_program(rng: Rng, machine: Machine) -> Program:
         try:
             verify(program, machine)
         except ProgramError:
-            # A token that was added to an early command can weaken an order that was there before; draw again.
+            # A token that was added to an early command can weaken an order that was there before;
+            # draw again.
             continue
         return program
 

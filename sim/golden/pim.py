@@ -1,7 +1,9 @@
 """Golden model of the `pim` engine: the exact bits of every command, no time.
 
-Commands of one engine run in program order; between engines the tokens decide. A verified program gives the same bits in
-every order that the tokens allow, so commands simply run as soon as they may. Ref: docs/pim.md sections 2, 3 and 6.
+Commands of one engine run in program order; between engines the tokens decide. A verified program
+gives the same bits in
+every order that the tokens allow, so commands simply run as soon as they may. Ref: docs/pim.md
+sections 2, 3 and 6.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ TREE, ACC = 0, 1
 
 @dataclass
 class BankUnitMode:
-    """Mode registers of the bank units (WRR) and their counters: column within the token, token slot."""
+    """Mode registers of the bank units (WRR) and their counters: column within the token, token
+    slot.
+    """
 
     mode: int = TREE
     kbuf: int = 0
@@ -53,7 +57,8 @@ class _Engines:
 class PimGolden:
     """One rank with its rank unit.
 
-    State: `memory` uint16 [C, B, rows, columns, NE] (FP16 bits) and the buffers of docs/pim.md section 2.
+    State: `memory` uint16 [C, B, rows, columns, NE] (FP16 bits) and the buffers of docs/pim.md
+    section 2.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -68,8 +73,12 @@ class PimGolden:
         self.open_row: list[int | None] = [None] * mc.banks
         self.unit = BankUnitMode()
         self.accumulator = np.zeros((mc.chips, mc.banks, lanes), np.float32)
-        self.result = np.zeros((mc.chips, mc.banks, lanes, size["result_buffer_words"], mc.elements), np.float32)
-        self.shared = np.zeros((mc.chips, lanes, size["shared_buffer_words"], mc.elements), np.uint16)
+        self.result = np.zeros(
+            (mc.chips, mc.banks, lanes, size["result_buffer_words"], mc.elements), np.float32
+        )
+        self.shared = np.zeros(
+            (mc.chips, lanes, size["shared_buffer_words"], mc.elements), np.uint16
+        )
         self.scale = np.zeros((2, mc.chips, lanes), np.int64)
         self.score = np.zeros((size["score_words"], mc.chips, mc.slots_per_burst), np.float32)
         self.maximum = np.zeros((2, lanes, mc.chips), np.uint32)
@@ -79,9 +88,12 @@ class PimGolden:
         self.softmax_max = np.zeros((lanes, mc.chips), np.int64)
         self.softmax_sum = np.zeros((lanes, mc.chips), np.uint64)
 
-    # --- order of execution -----------------------------------------------------------------------------------------------
+    # --- order of execution -----------------------------------------------------------------------
+    # ------------------------
     def run(self, program: Program, *, trace: bool = False) -> Result:
-        """Execute `program`. Raises ProgramError when it cannot finish or uses a bank that is not open."""
+        """Execute `program`. Raises ProgramError when it cannot finish or uses a bank that is not
+        open.
+        """
         self._host, self._taken, self._sent = program.host_in, 0, []
         engines, spec = _Engines(), program.spec
         index = {name: i for i, name in enumerate(spec.engines)}
@@ -92,7 +104,11 @@ class PimGolden:
             elif step.instruction.name in ("BARRIER", "GEOM", "HALT"):
                 self._drain(engines)
                 self._require_empty(engines, step)
-        outputs = np.concatenate(self._sent) if self._sent else np.zeros((0, self.machine.burst_elements), np.uint16)
+        outputs = (
+            np.concatenate(self._sent)
+            if self._sent
+            else np.zeros((0, self.machine.burst_elements), np.uint16)
+        )
         return Result(outputs=outputs, cycles=None)
 
     def _drain(self, engines: _Engines) -> None:
@@ -123,19 +139,26 @@ class PimGolden:
             if queue:
                 stuck = queue[0]
                 raise ProgramError(
-                    f"command {stuck.pc} ({stuck.instruction.name}): engine {name} waits for a token that no command gives "
+                    f"command {stuck.pc} ({stuck.instruction.name}): engine {name} waits for a "
+                    f"token that no command gives "
                     f"before command {at.pc} ({at.instruction.name}); add the missing signal"
                 )
 
-    # --- rows and columns ---------------------------------------------------------------------------------------------------
+    # --- rows and columns -------------------------------------------------------------------------
+    # --------------------------
     def _open(self, step: Step) -> None:
         mc, ins = self.machine, step.instruction
         banks = {
-            0: [ins.bank], 1: range(mc.banks), 2: range(mc.banks), 3: range(mc.banks),
+            0: [ins.bank],
+            1: range(mc.banks),
+            2: range(mc.banks),
+            3: range(mc.banks),
         }[ins.mode]
         for bank in banks:
             if self.open_row[bank] is not None:
-                raise ProgramError(f"command {step.pc}: OPEN of bank {bank}, which is open; CLOSE it first")
+                raise ProgramError(
+                    f"command {step.pc}: OPEN of bank {bank}, which is open; CLOSE it first"
+                )
             self.open_row[bank] = step.row
 
     def _close(self, step: Step) -> None:
@@ -150,7 +173,10 @@ class PimGolden:
     def _row(self, step: Step, bank: int) -> int:
         row = self.open_row[bank]
         if row is None:
-            raise ProgramError(f"command {step.pc}: {step.instruction.name} on bank {bank}, which is closed; OPEN a row first")
+            raise ProgramError(
+                f"command {step.pc}: {step.instruction.name} on bank {bank}, which is closed; "
+                f"OPEN a row first"
+            )
         return row
 
     def _columns(self, step: Step) -> slice:
@@ -159,7 +185,9 @@ class PimGolden:
     def _wr(self, step: Step) -> None:
         ins = step.instruction
         cells = self.memory[:, ins.bank, self._row(step, ins.bank)]
-        cells[:, self._columns(step)] = self._staged(self.stage_in, ins.stage, ins.count, step).transpose(1, 0, 2)
+        cells[:, self._columns(step)] = self._staged(
+            self.stage_in, ins.stage, ins.count, step
+        ).transpose(1, 0, 2)
 
     def _rd(self, step: Step) -> None:
         ins = step.instruction
@@ -171,7 +199,8 @@ class PimGolden:
         cells = self.memory[:, ins.bank, self._row(step, ins.bank)]
         self.shared[:, ins.lane, ins.sb : ins.sb + ins.count] = cells[:, self._columns(step)]
 
-    # --- bank units -----------------------------------------------------------------------------------------------------------
+    # --- bank units -------------------------------------------------------------------------------
+    # ----------------------------
     def _wrr(self, step: Step) -> None:
         ins = step.instruction
         self.unit = BankUnitMode(ins.mode, ins.kbuf, ins.rescale, ins.sb, ins.rb, ins.cpt)
@@ -185,7 +214,9 @@ class PimGolden:
         (self._mac_tree if unit.mode == TREE else self._mac_acc)(data, slots, columns)
         unit.advance(ins.count)
 
-    def _mac_tree(self, data: NDArray[np.uint16], slots: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+    def _mac_tree(
+        self, data: NDArray[np.uint16], slots: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> None:
         unit, elements = self.unit, self.machine.elements
         query = self.shared[:, :, unit.sb + columns]  # [C, lanes, count, NE]
         sums = fp.adder_tree(fp.fp16_mul(data[:, :, None], query[:, None]))  # [C, B, lanes, count]
@@ -195,12 +226,16 @@ class PimGolden:
             if column == unit.cpt - 1:
                 self.result[..., unit.rb + slot // elements, slot % elements] = self.accumulator
 
-    def _mac_acc(self, data: NDArray[np.uint16], slots: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+    def _mac_acc(
+        self, data: NDArray[np.uint16], slots: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> None:
         unit, mc = self.unit, self.machine
         bank = np.arange(mc.banks)
         words = unit.sb + slots[:, None] * mc.subbanks + bank // mc.elements  # [count, B]
         weight = self.shared[:, :, words, bank % mc.elements]  # [C, lanes, count, B]
-        products = fp.fp16_mul(data[:, :, None], weight.transpose(0, 3, 1, 2)[..., None])  # [C, B, lanes, count, NE]
+        products = fp.fp16_mul(
+            data[:, :, None], weight.transpose(0, 3, 1, 2)[..., None]
+        )  # [C, B, lanes, count, NE]
         k = self.scale[unit.kbuf][:, None, :, None]  # [C, 1, lanes, 1]
         start = 0
         while start < len(slots):  # columns of one token touch different words: add them at once
@@ -212,7 +247,8 @@ class PimGolden:
             self.result[:, :, :, words_now] = fp.fp32_add(old, products[:, :, :, start:stop])
             start = stop
 
-    # --- buffers ----------------------------------------------------------------------------------------------------------------
+    # --- buffers ----------------------------------------------------------------------------------
+    # ------------------------------
     def _wrsbq(self, step: Step) -> None:
         ins = step.instruction
         for lane in range(step.geometry.lanes):
@@ -244,7 +280,9 @@ class PimGolden:
                 total = fp.adder_tree(partial.reshape(heads, -1, mc.banks, s), axis=1)  # [H, B, S]
                 first = ins.score + (lane * ins.groups + group) * mc.banks
                 self.score[first : first + mc.banks, :heads] = total[:, order].transpose(1, 0, 2)
-                token = (group * s + np.arange(s)) * mc.banks + np.arange(mc.banks)[:, None]  # [B, S]
+                token = (group * s + np.arange(s)) * mc.banks + np.arange(mc.banks)[
+                    :, None
+                ]  # [B, S]
                 valid = np.where(token < ins.valid, fp.order_key(total), np.uint32(0))
                 keys = np.maximum(keys, valid.max(axis=(1, 2)))
             self.maximum[ins.buf, lane, :heads] = keys
@@ -260,7 +298,8 @@ class PimGolden:
             halves = total.reshape(mc.chips, ins.count * 2, mc.slots_per_burst)
             self.score[first : first + ins.count * 2] = halves.transpose(1, 0, 2)
 
-    # --- rank unit --------------------------------------------------------------------------------------------------------------
+    # --- rank unit --------------------------------------------------------------------------------
+    # ------------------------------
     def _sfm(self, step: Step) -> None:
         mc, ins, heads = self.machine, step.instruction, self._heads(step.geometry)
         s, slots = mc.slots_per_burst, ins.groups * mc.slots_per_burst
@@ -269,16 +308,24 @@ class PimGolden:
             first = ins.score + lane * ins.groups * mc.banks
             words = self.score[first : first + ins.groups * mc.banks, :heads]
             scores = np.empty((heads, ins.groups, s, mc.banks), np.float32)
-            scores[..., list(mc.visiting)] = words.reshape(ins.groups, mc.banks, heads, s).transpose(2, 0, 3, 1)
+            scores[..., list(mc.visiting)] = words.reshape(
+                ins.groups, mc.banks, heads, s
+            ).transpose(2, 0, 3, 1)
             k, m = self._new_maximum(ins, lane, heads)
             exists = token < ins.valid
-            clipped = np.where(exists, scores.reshape(heads, slots, mc.banks), m[:, None, None].astype(np.float32))
+            clipped = np.where(
+                exists, scores.reshape(heads, slots, mc.banks), m[:, None, None].astype(np.float32)
+            )
             p = np.where(exists, fp.softmax_term(m[:, None, None], clipped), 0).astype(np.uint16)
-            kept = fp.rescale_denominator(self.softmax_sum[lane, :heads], np.where(k == SCALE_CLEAR, 64, k))
+            kept = fp.rescale_denominator(
+                self.softmax_sum[lane, :heads], np.where(k == SCALE_CLEAR, 64, k)
+            )
             self.softmax_sum[lane, :heads] = kept + fp.p24(p).sum(axis=(1, 2), dtype=np.uint64)
             self._write_probabilities(ins, lane, heads, k, p)
 
-    def _new_maximum(self, ins, lane: int, heads: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _new_maximum(
+        self, ins, lane: int, heads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(k, new integer maximum) of the lane's heads; the maximum is stored."""
         chunk = fp.ceil_int(fp.order_unkey(self.maximum[ins.buf, lane, :heads]))
         old = self.softmax_max[lane, :heads].copy()
@@ -287,13 +334,17 @@ class PimGolden:
         k = np.full(heads, SCALE_CLEAR) if ins.first else np.minimum(new - old, SCALE_CLEAR)
         return k, new
 
-    def _write_probabilities(self, ins, lane: int, heads: int, k: NDArray[np.int64], p: NDArray[np.uint16]) -> None:
+    def _write_probabilities(
+        self, ins, lane: int, heads: int, k: NDArray[np.int64], p: NDArray[np.uint16]
+    ) -> None:
         mc = self.machine
         words = p.shape[1] * mc.subbanks
         first = ins.prob + lane * (1 + words)
         self.probability[first, :heads] = 0
         self.probability[first, :heads, 0] = k
-        block = p.reshape(heads, words, mc.elements)  # slot-major, then sub-bank, then bank within it
+        block = p.reshape(
+            heads, words, mc.elements
+        )  # slot-major, then sub-bank, then bank within it
         self.probability[first + 1 : first + 1 + words, :heads] = block.transpose(1, 0, 2)
 
     def _norm(self, step: Step) -> None:
@@ -305,42 +356,60 @@ class PimGolden:
                 raise ProgramError(f"command {step.pc}: NORM of lane {lane} without a finished SFM")
             q, e = fp.reciprocal(total)
             first = ins.score + lane * ins.count * 2
-            words = self.score[first : first + ins.count * 2].reshape(ins.count, 2, mc.chips, mc.slots_per_burst)
+            words = self.score[first : first + ins.count * 2].reshape(
+                ins.count, 2, mc.chips, mc.slots_per_burst
+            )
             values = words.transpose(0, 2, 1, 3).reshape(ins.count, mc.chips, mc.elements)
             out = fp.normalise(values, q[:, None], e[:, None])
             self._stage(self.stage_out, ins.out + lane * ins.count, out, step)
 
-    # --- staging: memories of columns, each piece in the column that its chip, address and N_hc select ---------------------------
-    def _staging_index(self, first: int, count: int, step: Step) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    # --- staging: memories of columns, each piece in the column that its chip, address and N_hc
+    # select ---------------------------
+    def _staging_index(
+        self, first: int, count: int, step: Step
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         address = np.arange(first, first + count)[:, None]
         nhc = 1 << step.geometry.nhc_log2
-        return address, relayout.staging_column(np.arange(self.machine.chips), address, chips=self.machine.chips, nhc=nhc)
+        return address, relayout.staging_column(
+            np.arange(self.machine.chips), address, chips=self.machine.chips, nhc=nhc
+        )
 
-    def _stage(self, memory: NDArray[np.uint16], first: int, pieces: NDArray[np.uint16], step: Step) -> None:
+    def _stage(
+        self, memory: NDArray[np.uint16], first: int, pieces: NDArray[np.uint16], step: Step
+    ) -> None:
         memory[self._staging_index(first, len(pieces), step)] = pieces
 
-    def _staged(self, memory: NDArray[np.uint16], first: int, count: int, step: Step) -> NDArray[np.uint16]:
+    def _staged(
+        self, memory: NDArray[np.uint16], first: int, count: int, step: Step
+    ) -> NDArray[np.uint16]:
         return memory[self._staging_index(first, count, step)]
 
-    # --- host -------------------------------------------------------------------------------------------------------------------
+    # --- host -------------------------------------------------------------------------------------
+    # ------------------------------
     def _hwr(self, step: Step) -> None:
         ins = step.instruction
         bursts = self._host[self._taken : self._taken + ins.count]
         if len(bursts) < ins.count:
             raise ProgramError(
-                f"command {step.pc}: HWR of {ins.count} bursts, but the host data ends after {len(self._host)} bursts"
+                f"command {step.pc}: HWR of {ins.count} bursts, but the host data ends after "
+                f"{len(self._host)} bursts"
             )
         self._taken += ins.count
         self._stage(self.stage_in, ins.stage, self._relayout(bursts, step), step)
 
     def _hrd(self, step: Step) -> None:
         ins = step.instruction
-        self._sent.append(self._inverse(self._staged(self.stage_out, ins.out, ins.count, step), step))
+        self._sent.append(
+            self._inverse(self._staged(self.stage_out, ins.out, ins.count, step), step)
+        )
 
     def _layout_arguments(self, step: Step) -> dict[str, int]:
         geometry = step.geometry
         return {
-            "chips": self.machine.chips, "elements": self.machine.elements, "nhc": 1 << geometry.nhc_log2, "cpt": geometry.cpt,
+            "chips": self.machine.chips,
+            "elements": self.machine.elements,
+            "nhc": 1 << geometry.nhc_log2,
+            "cpt": geometry.cpt,
         }
 
     def _relayout(self, bursts: NDArray[np.uint16], step: Step) -> NDArray[np.uint16]:

@@ -146,8 +146,8 @@ REFUSED = {
                ("pim_tiny_ddr4: pim.score_words is too small for 1 columns per token and 2 lanes; "
                "double it or use a larger N_hc")),
     "shared buffer": (lambda: KvLayout.of(small(shared_buffer_words=4), Shape(1, 1, 2, 8, 1)),
-                      ("pim_tiny_ddr4: pim.shared_buffer_words is too small for 1 columns per token "
-                      "and 2 lanes; double it or use a larger N_hc")),
+                      ("pim_tiny_ddr4: pim.shared_buffer_words is too small for 1 columns per "
+                      "token and 2 lanes; double it or use a larger N_hc")),
     "length": (lambda: PimKernels(KvLayout.of(TINY, Shape(1, 1, 1, 8, 9))).decode(
                    0, 10, np.zeros((1, 8), np.uint16)),
                "context of 10 tokens; this layout holds 1..9"),
