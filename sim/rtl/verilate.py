@@ -134,6 +134,8 @@ def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) 
     shared already.
     """
     bodies = {match[1].strip(): match[0] for match in _MODULE.finditer(verilog)}
+    if top not in bodies:  # Verilog of another hand; its modules can be named explicitly
+        return []
     cells = {name: Counter(c for c in _CELL.findall(text) if c in bodies)
              for name, text in bodies.items()}  # fmt: skip
     counts: Counter[str] = Counter()
