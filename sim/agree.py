@@ -19,6 +19,7 @@ from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.isa.program_file import save_program
 from bankside.sim.engine import Result
+from bankside.sim.executions import make_engine
 from bankside.sim.random_programs import random_programs
 
 #: Machines of an agreement run: presets, each with and without refresh.
@@ -102,13 +103,10 @@ class Trio:
     """Golden, timing and rtl execution of one machine."""
 
     def __init__(self, machine: Machine) -> None:
-        # Imported here: comparisons and their tests need no compiler.
-        from bankside.sim.golden.pim import PimGolden
-        from bankside.sim.rtl.pim import PimRtl
-        from bankside.sim.timing.pim import PimTiming
-
         self.machine = machine
-        self.golden, self.timing, self.rtl = PimGolden(machine), PimTiming(machine), PimRtl(machine)
+        self.golden = make_engine("golden", machine)
+        self.timing = make_engine("timing", machine)
+        self.rtl = make_engine("rtl", machine)
 
     def run(self, program: Program) -> tuple[Result, str | None, str | None]:
         """(rtl result, bit difference, cycle difference)."""

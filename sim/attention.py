@@ -19,15 +19,10 @@ from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping.llm.attention import Array16
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
-from bankside.registry import Lazy, Registry, nearest
+from bankside.registry import nearest
 from bankside.sim.agree import compare_bits, compare_cycles
 from bankside.sim.engine import Engine, Result
-
-#: Executions of the `pim` engine: what each gives, and the class that is called with a Machine.
-PIM_EXECUTIONS: Registry[Callable[[Machine], Engine]] = Registry("execution")
-PIM_EXECUTIONS.add("golden", Lazy("bankside.sim.golden.pim:PimGolden"))
-PIM_EXECUTIONS.add("timing", Lazy("bankside.sim.timing.pim:PimTiming"))
-PIM_EXECUTIONS.add("rtl", Lazy("bankside.sim.rtl.pim:PimRtl"))
+from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 
 _BUS_COMMANDS = ("RD", "WR", "RDRB", "WRSB")
 MAX_DETAILS = 20
@@ -90,11 +85,6 @@ class Agreements:
     def _keep(self, kind: str, detail: str | None, where: str) -> None:
         if detail is not None and len(self.details) < MAX_DETAILS:
             self.details.append(f"{where}: {kind}: {detail}")
-
-
-def make_engine(name: str, machine: Machine) -> Engine:
-    """The named execution of a machine. The first use of `rtl` compiles it."""
-    return PIM_EXECUTIONS.get(name)(machine)
 
 
 def check_executions(names: Sequence[str]) -> str | None:

@@ -29,8 +29,9 @@ from bankside.provenance import collect
 from bankside.registry import Registry
 from bankside.schema import Section, key_problem, validate
 from bankside.sim import full_machine
-from bankside.sim.attention import PIM_EXECUTIONS, PimAttention, check_executions, make_engine
+from bankside.sim.attention import PimAttention, check_executions
 from bankside.sim.engine import Engine
+from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 from bankside.strict_yaml import Locations, load_yaml
 
 Make = Callable[[str, Machine], Engine]

@@ -120,9 +120,3 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-# What runs a program (`pim`, ...) and how it is run (`golden`, `timing`, `rtl`). Filled by
-# `bankside.sim`.
-ENGINES: Registry[object] = Registry("engine")
-EXECUTIONS: Registry[object] = Registry("execution")

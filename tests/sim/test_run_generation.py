@@ -20,8 +20,9 @@ from bankside.isa.program import Program
 from bankside.mapping.llm.attention import NumpyAttention, attend
 from bankside.mapping.llm.loader import find_model, load_model
 from bankside.mapping.llm.transformer import generate
-from bankside.sim.attention import PIM_EXECUTIONS, PimAttention
+from bankside.sim.attention import PimAttention
 from bankside.sim.engine import Result
+from bankside.sim.executions import PIM_EXECUTIONS
 from bankside.sim.golden.pim import PimGolden
 from bankside.sim.run_waves import signals
 from bankside.sim.timing.pim import PimTiming
