@@ -62,8 +62,7 @@ class Core(FrontEnd):
     def _compile_commands(self) -> None:
         std = self.machine.std
         self.code_ref = std.code("REF")
-        # Candidates of the array beside which, or of which, there are long runs.
-        self.run_codes = (std.code("MAC"), self.code_ref)
+        self.code_mac = std.code("MAC")
         self.issue_stall, self.wait_stall = issue_reasons(std), wait_reasons(std)
         self.bank_masks: list[list[int] | None] = [None] * len(std.commands)
         for n in (*_OPENS, "PRE", "PREA"):
@@ -283,6 +282,8 @@ class Core(FrontEnd):
             self.observer.refreshed(cycle - self.due)
         self.deciding, self.refreshing = False, True
         self._set_candidate(self.code_ref, 0)
+        # What held the activation back may have freed the refresh before it was due.
+        self.from_cycle[ARRAY] = max(self.from_cycle[ARRAY], cycle)
 
     def _first(self, engine: int) -> int:
         """First cycle in which the candidate of an engine may issue, as things stand."""
@@ -291,6 +292,12 @@ class Core(FrontEnd):
         cycle = self.key[engine] >> TAG_BITS
         return cycle if cycle > self.from_cycle[engine] else self.from_cycle[engine]
 
+    def _first_buffer(self) -> int:
+        """As `_first`; never from the cycle on in which the array's candidate is a refresh."""
+        cycle = self._first(BUFFER)
+        held = self.candidate[0] == self.code_ref and self.current[ARRAY] is not None
+        return NEVER if held and cycle >= self.from_cycle[ARRAY] else cycle
+
     def _issue_before(self, horizon: int) -> int:
         """DRAM commands before `horizon`, at most up to a cycle that may bring another event.
 
@@ -298,8 +305,8 @@ class Core(FrontEnd):
         """
         long = self.runs is not None and horizon - self.now > SPAN
         while True:
-            array, buffer = self._first(ARRAY), self._first(BUFFER)
-            if long and (array - buffer > SPAN or self.candidate[0] in self.run_codes):
+            array, buffer = self._first(ARRAY), self._first_buffer()
+            if long and (array - buffer > SPAN or self.candidate[0] == self.code_mac):
                 if self.runs.advance(horizon, array, buffer):
                     continue
             if buffer <= array:
@@ -321,11 +328,7 @@ class Core(FrontEnd):
                 self._count_waiting(now)
             else:
                 self._count_waiting(now - 1)
-                self.stalls[
-                    REFRESH
-                    if self.refreshing or self.candidate[0] == self.code_ref
-                    else COMMAND_BUS
-                ] += 1
+                self.stalls[COMMAND_BUS] += 1
                 self.counted = now + 1
         self._issue(op, op.code, op.instances[done % len(op.instances)], now, done)
         self.done[1] = done = done + 1
@@ -372,11 +375,13 @@ class Core(FrontEnd):
         """Whether the candidate, had it been a refresh since the decision began, would have changed
         nothing yet.
 
-        So it is in the wait after another refresh: both are blocked, and both count as `refresh`.
+        So it is in the wait after another refresh: both are blocked, as is the buffer, which a
+        refresh would have held back, and both count as `refresh`.
         """
         key, refresh_key = self.deciding_keys
         reason = self.wait_stall[self.candidate[0]][key & TAG_MASK]
-        return key == self.key[0] and reason == REFRESH and refresh_key >> TAG_BITS >= cycle
+        nothing_issued = key == self.key[0] and self.from_cycle[ARRAY] <= self.deciding_since
+        return nothing_issued and reason == REFRESH and refresh_key >> TAG_BITS >= cycle
 
     def _refresh_issued(self, op: Op, now: int) -> None:
         self.due += self.interval

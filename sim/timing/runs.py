@@ -14,7 +14,7 @@ from bankside.isa.dram.table import DramStandard
 from bankside.sim.timing.constraints import TAG_BITS, TAG_MASK, Table, compile_table
 from bankside.sim.timing.core import NEVER, SPAN, Core
 from bankside.sim.timing.decode import ARRAY, BUFFER
-from bankside.sim.timing.stalls import COMMAND_BUS, REFRESH
+from bankside.sim.timing.stalls import COMMAND_BUS
 
 #: Runs of fewer commands are not worth the set-up.
 SHORTEST = 6
@@ -112,7 +112,7 @@ class Runs:
             array, buffer = core.current[ARRAY].code, core.current[BUFFER].code
             if None in (self.pairs.offset(buffer, array), self.pairs.offset(array, buffer)):
                 return False
-        return _Run(self, horizon, left_a, left_b, alone=not left_a).go()
+        return _Run(self, horizon, left_a, left_b).go()
 
     def _beside(self, horizon: int, left_b: int, free: int, start: int) -> bool:
         """A run of the buffer while the array's candidate waits, at least up to cycle `free`."""
@@ -120,26 +120,22 @@ class Runs:
         if cross is None:
             return False
         until = min(horizon, free - (cross >> TAG_BITS) - 1)
-        if until - start >= SPAN:
-            return _Run(self, until, 0, left_b, alone=True).go()
-        if self.core.candidate[0] == self.core.code_ref:
-            # The run itself holds a refresh back.
-            return _Run(self, horizon, 0, left_b, alone=False).go()
-        return False
+        return until - start >= SPAN and _Run(self, until, 0, left_b).go()
 
 
 class _Run:
-    """One stretch of one or two runs. With `alone` the array's side neither issues nor changes.
+    """One stretch of one or two runs. Without a run of its own the array's side neither issues nor
+    changes.
 
     a, b: array and buffer. key: constraint of the candidate, rank_b and group_b its parts in the
     rank and per bank group.
     """
 
-    def __init__(self, runs: Runs, horizon: int, left_a: int, left_b: int, alone: bool) -> None:
+    def __init__(self, runs: Runs, horizon: int, left_a: int, left_b: int) -> None:
         self.core, self.pairs, self.horizon = runs.core, runs.pairs, horizon
         core = self.core
-        self.left_a, self.left_b, self.alone = left_a, left_b, alone
-        self.has_a = not alone
+        self.left_a, self.left_b = left_a, left_b
+        self.has_a = left_a > 0
         self.key_a = core.key[0]
         self.free = max(core.from_cycle)
         self.last_a = -1
@@ -208,7 +204,7 @@ class _Run:
                 self.stalls[reason] += now + 1 - self.counted
             else:
                 self.stalls[reason] += now - self.counted
-                self.stalls[REFRESH if core.candidate[0] == core.code_ref else COMMAND_BUS] += 1
+                self.stalls[COMMAND_BUS] += 1
             self.counted = now + 1
             self.key_a = max(self.key_a, base + self.b_to_a)
         self.left_b -= 1

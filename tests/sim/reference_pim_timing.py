@@ -204,6 +204,8 @@ class Reference:
         array, buffer = self.candidate(cycle), self.next_of(BUFFER)
         array_free = array is not None and self.dram.expiry(array[0], array[1])[0] <= cycle
         buffer_free = buffer is not None and self.dram.expiry(buffer[0], buffer[1])[0] <= cycle
+        if array is not None and array[0] == "REF":
+            buffer_free = False
         self.counters[self.reason(cycle, array, array_free, buffer_free, counts)] += 1
         halted, pushed = self.front_end(counts, idle)
 

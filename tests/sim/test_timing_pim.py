@@ -13,6 +13,7 @@ import pytest
 from bankside.errors import ProgramError, SpecError
 from bankside.isa.program import Builder
 from bankside.isa.spec import load_spec
+from bankside.sim import full_machine
 from bankside.sim.timing import skip
 from bankside.sim.timing.constraints import Table
 from bankside.sim.timing.pim import PimTiming
@@ -57,6 +58,64 @@ def test_attention_agrees_with_the_cycle_by_cycle_machine(standard):
     """The software-pipelined kernel, with a refresh inside."""
     machine = programs.machine(standard, params={"nREFI": 6000})
     assert compare(machine, programs.attention(machine, 4, lanes=2)) > 6000
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("burst", ["RDRB", "WRSB"])
+def test_a_due_refresh_holds_the_bursts_back(burst, explicit):
+    """REF follows the last burst after their constraint; bursts and activation resume nRFC later.
+
+    The refresh is due, or the command REF loaded, in the middle of a stream of bursts.
+    """
+    machine = programs.machine(params={"nREFI": 1500}, refresh=not explicit)
+    std = machine.std
+    b = Builder("pim", machine.burst_elements)
+    b.GEOM(cpt=4, lanes=8)
+    b.SFM(groups=3, valid=1, signal="array")
+    if burst == "RDRB":
+        b.RDRBC(count=4)
+    else:
+        b.WRSBP(groups=30)
+    if explicit:
+        b.REF(wait="rank")
+        b.OPEN(mode="bank", bank=3)
+    else:
+        b.OPEN(mode="bank", bank=3, wait="rank")
+    b.CLOSE(mode="all")
+    program = b.build()
+    compare(machine, program)
+    commands = PimTiming(machine).run(program, trace=True).commands
+    bursts = commands["cycle"][commands["code"] == std.code(burst)]
+    (refresh,) = commands["cycle"][commands["code"] == std.code("REF")]
+    before, after = bursts[bursts < refresh], bursts[bursts > refresh]
+    assert len(before) > 20 and len(after) > 20, "the refresh is in the middle of the stream"
+    latency = machine.read_latency if burst == "RDRB" else machine.write_latency
+    assert refresh == before[-1] + latency
+    assert after[0] == refresh + std.params["nRFC"]
+    same_with_and_without_skipping(machine, program)
+
+
+def test_a_refresh_does_not_issue_before_it_is_due():
+    """The activation waits on tFAW across the due cycle, the refresh behind it for nothing."""
+    machine = programs.machine(params={"nREFI": 1000, "nFAW": 1500})
+    b = Builder("pim", machine.burst_elements)
+    for _ in range(2):
+        for bank in range(4):
+            b.OPEN(mode="bank", bank=bank)
+        b.CLOSE(mode="all")
+    program = b.build()
+    compare(machine, program)
+    commands = PimTiming(machine).run(program, trace=True).commands
+    refreshes = commands["cycle"][commands["code"] == machine.std.code("REF")]
+    assert refreshes.tolist()[0] == 1000
+
+
+def test_refreshes_of_the_attention_kernel_cost_little():
+    """About nRFC of every nREFI; a refresh that let the bursts go first would cost twice that."""
+    base, without = (full_machine.measure("opt_66b", 131072, v) for v in ("base", "no_refresh"))
+    machine = full_machine.machine(1, full_machine.VARIANTS.get("base"))
+    share = machine.std.params["nRFC"] / machine.refresh_interval
+    assert 0.8 * share < 1 - without.kernel_cycles / base.kernel_cycles < 1.2 * share
 
 
 def test_the_comparison_notices_one_cycle():

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from bankside.hw.dram.timers import IssueTimers
 from bankside.hw.lib.delay import DelayLine
-from bankside.hw.pim.controller.array_engine import ArrayEngine
+from bankside.hw.pim.controller.array_engine import ArrayEngine, Kind
 from bankside.hw.pim.controller.buffer_engine import BufferEngine
 from bankside.hw.pim.controller.completion import Completions
 from bankside.hw.pim.controller.dispatch import ENGINES, Dispatch
@@ -269,14 +269,16 @@ class Controller(wiring.Component):
     def _command_bus(
         self, m: Module, array: ArrayEngine, buffer: BufferEngine, timers: IssueTimers
     ) -> Signal:
-        """One DRAM command per cycle; the buffer engine goes first. Returns the array engine's
-        issue strobe.
+        """One DRAM command per cycle; the buffer engine goes first, except that it does not issue
+        while the array engine wants to refresh (each burst would put the refresh off further).
+        Returns the array engine's issue strobe.
         """
-        issue_array = Signal()
+        issue_array, hold = Signal(), Signal()
         for query, engine in zip(timers.query, (array, buffer), strict=True):
             m.d.comb += [query.command.eq(engine.command.code), query.bank.eq(engine.command.bank)]
         m.d.comb += [
-            buffer.issued.eq(buffer.want & timers.query[1].legal),
+            hold.eq(array.want & (array.kind == Kind.REFRESH)),
+            buffer.issued.eq(buffer.want & timers.query[1].legal & ~hold),
             issue_array.eq(array.want & timers.query[0].legal & ~buffer.issued),
             array.issued.eq(issue_array),
             self.command_valid.eq(buffer.issued | issue_array),
