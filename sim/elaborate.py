@@ -8,6 +8,7 @@ package at run time must therefore pass `cache=False`; a subclass of its own nee
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import subprocess
 import sys
@@ -49,7 +50,13 @@ def to_rtlil(component: Component, name: str) -> str:
 
     Ports are `clk`, `rst` and every signature member as `member__submember`.
     """
-    return ExportPlatform().convert(component, name)
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of objects that all live to the end: looking for cycles is a loss
+    try:
+        return ExportPlatform().convert(component, name)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
@@ -195,7 +202,11 @@ def _without_zero_init(rtlil: str) -> tuple[str, set[tuple[str, str]]]:
 
 
 def _with_zero_loops(verilog: str, zeroed: set[tuple[str, str]]) -> str:
-    """Give each memory in `zeroed` its zero contents back, as a loop."""
+    """Give each memory in `zeroed` its zero contents back, as a loop.
+
+    A simulator that clears memories by itself is told so by defining BANKSIDE_ZEROED, which makes
+    the construction of a model with many of them much faster.
+    """
     for module, memory in zeroed:
         start = verilog.index(f"module {_identifier(module)}(")
         declared = re.compile(
@@ -204,9 +215,11 @@ def _with_zero_loops(verilog: str, zeroed: set[tuple[str, str]]) -> str:
         if declared is None:  # the memory had no reader and is gone
             continue
         loop = (
+            f"`ifndef BANKSIDE_ZEROED\n"
             f"  integer \\{memory}$word ;\n"
             f"  initial for (\\{memory}$word = 0; \\{memory}$word <= {declared[3]};"
             f" \\{memory}$word = \\{memory}$word + 1) {declared[2]}[\\{memory}$word ] = 0;\n"
+            f"`endif\n"
         )
         verilog = verilog[: declared.end()] + loop + verilog[declared.end() :]
     return verilog

@@ -220,7 +220,7 @@ def _build_verilator(
 
     main = Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"
     flags = ["--vpi", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
-             "--timescale", "/".join(TIMESCALE), *build_args]  # fmt: skip
+             "--timescale", "/".join(TIMESCALE), "-DBANKSIDE_ZEROED", *build_args]  # fmt: skip
     flags += ["--public-flat-rw"] if internals else []
     flags += ["--trace-vcd"] if waves else []
     control = f'`verilator_config\npublic_flat_rw -module "{top}" -port "*"\n'
@@ -256,20 +256,25 @@ def _build_icarus(
     verilog: Path, top: str, build_args: tuple[str, ...], waves: bool, internals: bool
 ) -> Path:
     """Folder with the compiled `sim.vvp`; Icarus always lets a bench reach every signal."""
+    # `always @*` does not run at time 0, so what depends on constants and initial values alone
+    # would stay X for ever; `always_comb` does.
+    text = verilog.read_text().replace("always @*", "always_comb")
     key = {
-        "verilog": content_hash({"text": verilog.read_text()}),
+        "verilog": content_hash({"text": text}),
         "top": top,
         "args": [*build_args, "waves" if waves else ""],
         "tools": [tool_version(find_iverilog())],
     }
     with cache_entry("bench-icarus", key) as entry:
         if not entry.hit:
-            files = [verilog]
+            source = entry.path / verilog.name
+            source.write_text(text)
+            files = [source]
             extra: list[str | Path] = []
             if waves:
                 dump = entry.path / "dump.v"
                 dump.write_text(_DUMP.format(top=top))
-                files, extra = [verilog, dump], ["-s", "bankside_dump"]
+                files, extra = [source, dump], ["-s", "bankside_dump"]
             scale = entry.path / "timescale.f"
             scale.write_text("+timescale+{}/{}\n".format(*TIMESCALE))
             command = [find_iverilog(), "-g2012", "-o", entry.path / "sim.vvp", "-s", top]

@@ -37,7 +37,10 @@ HEADER = Path(__file__).with_name("bankside_shim.h")
 # `-O1` loses a quarter of the speed; `-O3` and `-march=native` gain nothing that can be measured.
 CXXFLAGS = ("-O2",)
 VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
-                   "--no-assert", "-fno-dfg-scoped")  # fmt: skip
+                   "--no-assert", "-fno-dfg-scoped", "-DBANKSIDE_ZEROED")  # fmt: skip
+# Code that runs once, at construction: clearing large memories has to become `memset`, the rest is
+# not worth optimising. Not -O0, whose copies of inline functions the linker may choose for all.
+_COLD = ("-O1", "-ftree-loop-distribute-patterns")
 RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 TRACE_RUNTIME = ("verilated_vcd_c.cpp",)
 _STANDARD = ("-std=c++17", "-fPIC", "-pthread", "-w")
@@ -108,7 +111,7 @@ def library_path(
         "shim": file_hash(shim),
         "header": file_hash(HEADER),
         "config": config,
-        "flags": [*flags, "|", *cxxflags, *_STANDARD, *defines],
+        "flags": [*flags, "|", *cxxflags, *_COLD, *_STANDARD, *defines],
         "tools": [find_verilator().version, tool_version(find_cxx())],
     }
     runtime = runtime_objects([*RUNTIME, *(TRACE_RUNTIME if trace else ())], defines)
@@ -199,15 +202,12 @@ def verilate(
 def translation_units(
     folder: Path, cxxflags: Sequence[str], jobs: int
 ) -> list[tuple[Path, tuple[str, ...]]]:
-    """Join the generated sources into few units; the headers cost a second in each.
-
-    Code that runs once, at construction, is compiled without optimisation.
-    """
+    """Join the generated sources into few units; the headers cost a second in each."""
     sources = sorted(folder.glob("*.cpp"), key=lambda path: -path.stat().st_size)
     slow = [s for s in sources if "Slow" in s.name or "Syms" in s.name or "Trace" in s.name]
     fast = [s for s in sources if s not in slow]
     units = []
-    for kind, members, flags in (("fast", fast, tuple(cxxflags)), ("slow", slow, ("-O0",))):
+    for kind, members, flags in (("fast", fast, tuple(cxxflags)), ("slow", slow, _COLD)):
         total = sum(s.stat().st_size for s in members)
         groups = min(len(members), max(1, min(4 * jobs, total // 400_000)))
         for index in range(groups):
