@@ -1,9 +1,10 @@
 """One DIMM-PIM rank: controller, rank unit and DRAM chips. Ref: docs/pim.md."""
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import Out
 
+from bankside.hw.lib.queue import Queue
 from bankside.hw.pim.controller.controller import Controller
 from bankside.hw.pim.rank import PimRank
 from bankside.hw.pim.rank_unit.unit import RankUnit
@@ -18,6 +19,7 @@ class PimTop(wiring.Component):
     program_en, program_addr, program_data, start, ready, running, done, error, pc, cycle :
         As in the controller. A program may be written and started while `ready`.
     host_in, host_out : streams of host bursts (C*NE 16-bit elements)
+        `start` discards what is left of earlier bursts.
     violation : Out
         Code of the first illegal DRAM command that the device refused, 0 when there was none
         (sticky).
@@ -80,9 +82,9 @@ class PimTop(wiring.Component):
         m.submodules.controller = controller = self._controller
         m.submodules.unit = unit = self._unit
         m.submodules.rank = rank = self._rank
-        wiring.connect(m, wiring.flipped(self.host_in), unit.host_in)
-        wiring.connect(m, unit.host_out, wiring.flipped(self.host_out))
-        for name in ("refresh", "program_en", "program_addr", "program_data", "start"):
+        self._connect_host(m, unit)
+        m.d.sync += controller.refresh.eq(self.refresh)
+        for name in ("program_en", "program_addr", "program_data", "start"):
             m.d.comb += getattr(controller, name).eq(getattr(self, name))
         for name in (
             "ready",
@@ -108,6 +110,21 @@ class PimTop(wiring.Component):
             rank.wdata.eq(Mux(controller.write_probability, unit.prob_data, unit.stage_data)),
         ]
         return m
+
+    def _connect_host(self, m: Module, unit: RankUnit) -> None:
+        """Two bursts of queue each way, emptied by `start`.
+
+        No input reaches the logic behind it within a cycle: a host may be slow, and a simulator
+        need not follow the inputs through the whole rank.
+        """
+        for name, source, sink in (
+            ("host_in_queue", wiring.flipped(self.host_in), unit.host_in),
+            ("host_out_queue", unit.host_out, wiring.flipped(self.host_out)),
+        ):
+            queue = Queue(self.host_in.payload.shape(), 2)
+            m.submodules[name] = ResetInserter(self.start)(queue)
+            wiring.connect(m, source, queue.i)
+            wiring.connect(m, queue.o, sink)
 
     @staticmethod
     def _connect_unit(m: Module, controller: Controller, unit: RankUnit, rank: PimRank) -> None:
