@@ -105,13 +105,15 @@ def library_path(
     flags = [*VERILATOR_FLAGS, *verilator_flags, *(["--trace-vcd"] if trace else [])]
     cxxflags = (*CXXFLAGS, *cxxflags)
     defines = ["-DVL_TIME_CONTEXT", f"-DVM_TRACE={int(trace)}"]
+    shim_flags = (*cxxflags, f"-DBANKSIDE_RISING_ONLY={int(rising_edges_only(text))}",
+                  "-include", f"V{top}___024root.h")  # fmt: skip
     key = {
         "verilog": content_hash({"text": text}),
         "top": top,
         "shim": file_hash(shim),
         "header": file_hash(HEADER),
         "config": config,
-        "flags": [*flags, "|", *cxxflags, *_COLD, *_STANDARD, *defines],
+        "flags": [*flags, "|", *shim_flags, *_COLD, *_STANDARD, *defines],
         "tools": [find_verilator().version, tool_version(find_cxx())],
     }
     runtime = runtime_objects([*RUNTIME, *(TRACE_RUNTIME if trace else ())], defines)
@@ -120,7 +122,7 @@ def library_path(
             start = time.monotonic()
             say(f"compiling {top} for simulation ...")
             verilate(verilog, top, config, flags, entry.path, f"V{top}")
-            units = [*translation_units(entry.path, cxxflags, jobs), (shim, cxxflags)]
+            units = [*translation_units(entry.path, cxxflags, jobs), (shim, shim_flags)]
             objects = compile_units(units, entry.path, defines, jobs)
             command = [find_cxx(), "-shared", "-pthread", "-o", entry.path / f"{top}.so"]
             run_tool([*command, *objects, *runtime], f"link the model of {top}")
@@ -162,6 +164,13 @@ def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) 
         and inside(name).count("\n") >= lines
         and "@(posedge" in inside(name)
     ]
+
+
+def rising_edges_only(verilog: str) -> bool:
+    """Tell whether `clk` does nothing in `verilog` but trigger registers at its rising edge."""
+    rest = re.sub(r"@\(posedge clk\)|\.clk\(clk\)|^  (?:input|wire) clk;$|^module .*$", "", verilog,
+                  flags=re.MULTILINE)  # fmt: skip
+    return not re.search(r"(?<![\w$.])clk(?![\w$])", rest)
 
 
 def vlt_text(verilog: str, shared: Iterable[str], memories: Iterable[str] = ()) -> str:

@@ -15,7 +15,13 @@ from bankside.hw.lib.unit import Unit
 from bankside.sim.elaborate import to_verilog
 from bankside.sim.rtl import tools
 from bankside.sim.rtl.tools import find_cxx, find_iverilog, find_verilator, run_tool
-from bankside.sim.rtl.verilate import build_library, library_path, shared_modules, vlt_text
+from bankside.sim.rtl.verilate import (
+    build_library,
+    library_path,
+    rising_edges_only,
+    shared_modules,
+    vlt_text,
+)
 from bankside.sim.waves import vcd_signals, write_save_file
 
 SHIM = Path(__file__).parent / "shims" / "ports_shim.cpp"
@@ -69,7 +75,7 @@ class Ports(wiring.Component):
 
     def __init__(self) -> None:
         super().__init__({
-            "narrow": In(5), "full": In(64), "wide": In(100), "en": In(1),
+            "narrow": In(5), "full": In(64), "wide": In(100),
             "narrow_out": Out(5), "full_out": Out(64), "wide_out": Out(100), "sum": Out(8),
         })  # fmt: skip
 
@@ -81,7 +87,7 @@ class Ports(wiring.Component):
         for name, (width, depth) in MEMORIES.items():
             cells = Unit(Cells(width, depth), f"bankside_cells_{name}")
             m.submodules[name] = cells
-            m.d.comb += cells.en.eq(self.en)
+            m.d.comb += cells.en.eq(self.narrow[0] & self.full[0])
             used = used ^ cells.y[:7]
         for i in range(5):
             m.submodules[f"bulky{i}"] = bulky = Unit(Bulky(), "bankside_bulky")
@@ -216,6 +222,47 @@ def test_the_model_works_on_what_was_loaded(driver):
 def test_wrong_memory_accesses_are_refused(driver, path, first, count, text):
     with pytest.raises(RuntimeError, match=text):
         driver.read(path, first, count, 1)
+
+
+def test_one_evaluation_per_cycle_changes_nothing(driver, verilog, tmp_path):
+    """A model that writes waves goes through both edges; it is the reference here."""
+    assert driver.library.model_steps_fast(driver.model), "Verilator renamed its clock variable?"
+    slow = Driver(verilog, trace=True)
+    assert slow.library.model_steps_fast(slow.model)
+    random = Random(4)
+    for cycle in range(300):
+        if cycle in (100, 200):  # the reference changes between the two ways as well
+            slow.check(slow.library.trace_start(slow.model, str(tmp_path / "x.vcd").encode()))
+        if cycle in (150, 250):
+            slow.library.trace_stop(slow.model)
+        values = [random.getrandbits(width) for width in WIDTHS]
+        for model in (driver, slow):
+            for port, value in enumerate(values):
+                model.put(port, value)
+            model.step()
+        for port in range(3):
+            assert driver.get(port) == slow.get(port), f"cycle {cycle}, port {port}"
+        paths = [f"{name}.cells" for name in MEMORIES]
+        if cycle % 25 == 0:
+            for path in paths:
+                assert driver.read(path, 0, 4, 2) == slow.read(path, 0, 4, 2)
+    slow.close()
+
+
+@pytest.mark.parametrize(
+    "line,only",
+    [
+        ("always @(posedge clk) q <= 1;", True),
+        ("  part p (\n    .clk(clk),\n", True),
+        ("  wire clk_enable; assign clk_enable = xclk;", True),
+        ("always @(negedge clk) q <= 1;", False),
+        ("assign y = clk & en;", False),
+        ("  part p (\n    .other(clk),\n", False),
+    ],
+)
+def test_other_uses_of_the_clock_are_seen(line, only):
+    text = f"module m(clk, y);\n  input clk;\n  wire clk;\n{line}\nendmodule\n"
+    assert rising_edges_only(text) is only
 
 
 def test_waves_are_windowed(verilog, tmp_path):

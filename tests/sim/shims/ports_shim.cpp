@@ -28,6 +28,13 @@ void* model_new() { return new Model; }
 void model_free(void* model) { delete static_cast<Model*>(model); }
 void model_step(void* model, uint64_t count) { static_cast<Model*>(model)->steps(count); }
 void model_reset(void* model) { static_cast<Model*>(model)->reset(2); }
+// Whether a step is one evaluation; asked between steps, where arming changes nothing.
+int model_steps_fast(void* model) {
+    auto& top = *static_cast<Model*>(model)->top;
+    if (!bankside::detail::arm_rising_edge(top.rootp, 0)) return 0;
+    static_cast<Model*>(model)->step();
+    return 1;
+}
 void model_settle(void* model) { static_cast<Model*>(model)->settle(); }
 uint64_t model_cycle(void* model) { return static_cast<Model*>(model)->cycle; }
 
