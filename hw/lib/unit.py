@@ -52,6 +52,7 @@ class Unit(Elaboratable):
         the unit exactly as it would use the component.
     name : Verilog module name, `bankside_` and lower-case letters, digits, underscores.
     key : replaces the automatic fingerprint that tells equal components from different ones.
+    reset : reset of the exported instance, by default that of the parent.
 
     Raises
     ------
@@ -61,13 +62,21 @@ class Unit(Elaboratable):
     reach through the boundary; give the component an enable port instead.
     """
 
-    def __init__(self, component: wiring.Component, name: str, *, key: str | None = None) -> None:
+    def __init__(
+        self,
+        component: wiring.Component,
+        name: str,
+        *,
+        key: str | None = None,
+        reset: Value | None = None,
+    ) -> None:
         if not isinstance(component, wiring.Component):
             raise ConfigError(f"Unit needs a wiring.Component, not {component!r}")
         check_name(name)
         self.component = component
         self.name = name
         self._key = key
+        self._reset = reset
 
     @property
     def signature(self) -> wiring.Signature:
@@ -89,8 +98,9 @@ class Unit(Elaboratable):
             return self.component
         platform.add_unit(self)
         ports = {f"{io}_{name}": value for name, (value, io) in flat_ports(self.component).items()}
+        reset = ResetSignal("sync") if self._reset is None else self._reset
         return Instance(
-            self.name, i_clk=ClockSignal("sync"), i_rst=ResetSignal("sync"), **ports
+            self.name, i_clk=ClockSignal("sync"), i_rst=reset, **ports
         )
 
 

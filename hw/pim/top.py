@@ -1,17 +1,18 @@
 """One DIMM-PIM rank: controller, rank unit and DRAM chips. Ref: docs/pim.md."""
 
-from amaranth.hdl import Module, Mux, ResetInserter
+from amaranth.hdl import Module, Mux, ResetInserter, ResetSignal, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import Out
 
 from bankside.hw.lib.queue import Queue
+from bankside.hw.lib.unit import Unit
 from bankside.hw.pim.controller.controller import Controller
 from bankside.hw.pim.rank import PimRank
 from bankside.hw.pim.rank_unit.unit import RankUnit
 from bankside.isa.machine import Machine
 
 
-class PimTop(wiring.Component):
+class PimCore(wiring.Component):
     """Program and host streams in, host stream out; counters and traces beside them.
 
     Members
@@ -147,3 +148,33 @@ class PimTop(wiring.Component):
         for name in ("host_busy", "host_done", "rank_busy", "rank_done"):
             m.d.comb += getattr(controller, name).eq(getattr(unit, name))
         m.d.comb += unit.read_data.eq(rank.rdata)
+
+
+class PimTop(wiring.Component):
+    """`PimCore` behind a registered reset; ports and their meaning are those of `PimCore`.
+
+    The logic in front of every register depends on the reset. With the core's reset in a register,
+    a simulator evaluates that logic once per cycle, not again whenever an input may have changed.
+    """
+
+    host_in: stream.Interface
+    host_out: stream.Interface
+
+    def __init__(self, machine: Machine) -> None:
+        self._core = PimCore(machine)
+        super().__init__(self._core.signature)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        reset = Signal(reset_less=True, init=1)
+        m.submodules.core = core = Unit(self._core, "bankside_pim_core", reset=reset)
+        m.d.sync += reset.eq(ResetSignal("sync"))
+        for name, member in self.signature.members.items():
+            outer, inner = getattr(self, name), getattr(core, name)
+            if member.is_signature:
+                wiring.connect(m, inner, wiring.flipped(outer))
+            elif member.flow == wiring.In:
+                m.d.comb += inner.eq(outer)
+            else:
+                m.d.comb += outer.eq(inner)
+        return m
