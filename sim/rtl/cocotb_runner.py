@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -256,9 +257,7 @@ def _build_icarus(
     verilog: Path, top: str, build_args: tuple[str, ...], waves: bool, internals: bool
 ) -> Path:
     """Folder with the compiled `sim.vvp`; Icarus always lets a bench reach every signal."""
-    # `always @*` does not run at time 0, so what depends on constants and initial values alone
-    # would stay X for ever; `always_comb` does.
-    text = verilog.read_text().replace("always @*", "always_comb")
+    text = _awake(verilog.read_text())
     key = {
         "verilog": content_hash({"text": text}),
         "top": top,
@@ -281,6 +280,21 @@ def _build_icarus(
             command += [*extra, "-f", scale, *build_args, *files]
             run_tool(command, f"compile {verilog.name} with Icarus Verilog")
     return entry.path
+
+
+# Yosys puts a register that never changes into every process, so that its first value starts them.
+_TRIGGER = re.compile(r"^( +reg (\\\$auto\$verilog_backend\S+) +)= 0;$", re.MULTILINE)
+_CONSTANT = re.compile(r"^( +)always @\*(?=\n +\S+( \S+)? = \d+'h[0-9a-fx]+;$)", re.MULTILINE)
+
+
+def _awake(verilog: str) -> str:
+    """Verilog whose combinational processes run at time 0.
+
+    Icarus sets initial values before processes wait for changes: without one more event, what
+    depends on constants and initial values alone stays X until an input changes.
+    """
+    verilog = _TRIGGER.sub(r"\1= 0;\n  initial \2 <= 1;", verilog)
+    return _CONSTANT.sub(r"\1initial", verilog)
 
 
 _DUMP = """\
