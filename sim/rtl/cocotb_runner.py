@@ -284,7 +284,8 @@ def _build_icarus(
 
 # Yosys puts a register that never changes into every process, so that its first value starts them.
 _TRIGGER = re.compile(r"^( +reg (\\\$auto\$verilog_backend\S+) +)= 0;$", re.MULTILINE)
-_CONSTANT = re.compile(r"^( +)always @\*(?=\n +\S+( \S+)? = \d+'h[0-9a-fx]+;$)", re.MULTILINE)
+# A process of one assignment has no such trigger: it gets a twin that runs once.
+_SINGLE = re.compile(r"^( +)always @\*\n( +\S[^\n]* = [^\n]*;)$", re.MULTILINE)
 
 
 def _awake(verilog: str) -> str:
@@ -294,7 +295,7 @@ def _awake(verilog: str) -> str:
     depends on constants and initial values alone stays X until an input changes.
     """
     verilog = _TRIGGER.sub(r"\1= 0;\n  initial \2 <= 1;", verilog)
-    return _CONSTANT.sub(r"\1initial", verilog)
+    return _SINGLE.sub(r"\1initial\n\2\n\1always @*\n\2", verilog)
 
 
 _DUMP = """\
