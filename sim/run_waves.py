@@ -17,11 +17,11 @@ from bankside.sim.run import WaveOptions
 VCD, SAVE = "attention.vcd", "attention.gtkw"
 HEAD_DIM, KV_HEADS = 16, 2
 _HEX, _DEC = "22", "24"  # GTKWave's display flags: right-justified, hexadecimal or decimal
-_TOP = "TOP.bankside_pim_top"
+_TOP = "TOP.bankside_pim_top.core"
 
 
 class Shown(NamedTuple):
-    """A signal: path below the top module, as in the VCD without its bit range, and its radix."""
+    """A signal: path below the core of the top module, as in the VCD without its bit range, and its radix."""
 
     path: str
     radix: str = _HEX

@@ -14,13 +14,14 @@ MACHINE = Machine.of(HardwareConfig.load("pim_tiny_ddr4"))
 
 def vcd(path: Path, names: list[str]) -> Path:
     """A VCD that declares the given paths below the top module, eight bits each, and no values."""
-    lines = ["$timescale 1ps $end", "$scope module TOP $end", "$scope module bankside_pim_top $end"]
+    above = ("TOP", "bankside_pim_top", "core")
+    lines = ["$timescale 1ps $end", *(f"$scope module {name} $end" for name in above)]
     for code, name in enumerate(names):
         *scopes, leaf = name.split(".") if not name.startswith("command.") else [name]
         lines += [f"$scope module {scope} $end" for scope in scopes]
         lines.append(f" $var wire 8 v{code} {leaf} [7:0] $end")
         lines += ["$upscope $end"] * len(scopes)
-    lines += ["$upscope $end", "$upscope $end", "$enddefinitions $end", "#0"]
+    lines += [*["$upscope $end"] * len(above), "$enddefinitions $end", "#0"]
     path.write_text("\n".join(lines))
     return path
 
@@ -41,7 +42,7 @@ def test_save_file_names_declared_signals(tmp_path: Path) -> None:
 
 def test_missing_signal_is_refused(tmp_path: Path) -> None:
     path = vcd(tmp_path / "x.vcd", [name for name in shown() if name != "pc"])
-    with pytest.raises(ConfigError, match="no signal TOP.bankside_pim_top.pc"):
+    with pytest.raises(ConfigError, match="no signal TOP.bankside_pim_top.core.pc"):
         save_file(path, MACHINE)
 
 
