@@ -21,7 +21,7 @@ _TOP = "TOP.bankside_pim_top.core"
 
 
 class Shown(NamedTuple):
-    """A signal: path below the core of the top module, as in the VCD without its bit range, and its radix."""
+    """A signal: path below the core of the top, as in the VCD without its bit range; its radix."""
 
     path: str
     radix: str = _HEX
