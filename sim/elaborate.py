@@ -35,6 +35,9 @@ _PASSES = "hierarchy -check -top {top}; proc -nomux -norom; opt_clean; memory_co
 _WRITE_VERILOG = "write_verilog -noattr -norename {output}"
 _JSON_PASSES = "hierarchy -check -top {top}; proc; opt_expr; opt_clean; memory_collect"
 _WRITE_JSON = "write_json {output}"
+# Registers that the writer adds so that processes without inputs run once; the colon in their name
+# makes GTKWave refuse the whole waveform.
+_ADDED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$(\d+) ")
 
 # `stream`, `wiring`, `data`: how the signatures and layouts of Amaranth show themselves.
 _KNOWN_PACKAGES = {"bankside", "amaranth", "stream", "wiring", "data"}
@@ -69,9 +72,14 @@ def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
     def make(rtlil: str, output: Path) -> None:
         text, zeroed = _without_zero_init(rtlil)
         _run_yosys(text, _PASSES, name, output, _WRITE_VERILOG)
-        output.write_text(_with_zero_loops(output.read_text(), zeroed))
+        output.write_text(_plain_names(_with_zero_loops(output.read_text(), zeroed)))
 
     return _export("verilog", component, name, ".v", [_PASSES, _WRITE_VERILOG], make, cache)
+
+
+def _plain_names(verilog: str) -> str:
+    """`verilog` with plain identifiers for the registers that the writer added."""
+    return _ADDED.sub(r"bankside_start_\1", verilog)
 
 
 def to_json(component: Component, name: str, *, cache: bool = True) -> Path:

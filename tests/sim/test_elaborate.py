@@ -192,3 +192,11 @@ def test_a_missing_module_is_named(build):
         to_verilog(Hole(), "bankside_hole")
     left = [p for p in Path(build).rglob("*") if p.is_file() and p.suffix in (".v", ".il", ".ys")]
     assert left == []
+
+
+def test_no_name_that_waveform_viewers_refuse() -> None:
+    """A colon in a signal name makes GTKWave give up on the whole file."""
+    text = to_verilog(Queue(8, 3), "bankside_queue", cache=False).read_text()
+    declared = re.findall(r"^ *(?:reg|wire) (?:\[\d+:\d+\] )?(\\?\S+)", text, re.MULTILINE)
+    assert any("bankside_start_" in name for name in declared), "the rewritten registers are gone"
+    assert not [name for name in declared if ":" in name]
