@@ -101,7 +101,8 @@ def _export(
     reuse: bool,
 ) -> Path:
     """The file of `component`, by its RTLIL; by its parameters alone where that is safe."""
-    tools = {"recipe": recipe, "pyosys": _pyosys_version()}
+    # The text is also worked on here, so this file is part of the recipe.
+    tools = {"recipe": recipe, "pyosys": _pyosys_version(), "export": file_hash(Path(__file__))}
     parameters = _parameters(component) if reuse else None
     if parameters is None:
         return _from_rtlil(kind, to_rtlil(component, name), name + suffix, tools, make, reuse)
