@@ -48,12 +48,13 @@ class Bench:
     """How `bankside sim` runs a unit; bench files list theirs in `UNITS: dict[str, Bench]`.
 
     `component()` makes the unit, `module` is the file with the tests (its stem; by default the file
-    with the entry), `env` goes to the tests.
+    with the entry), `env` goes to the tests, `internals` as for `run_bench`.
     """
 
     component: Callable[[], Component]
     module: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    internals: bool = False
 
 
 class BenchFailure(AssertionError):

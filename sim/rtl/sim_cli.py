@@ -88,7 +88,7 @@ def command(
     bench, module = benches[unit]
     result = run_bench(
         bench.component(), f"bankside_{unit}", module, simulator=simulator, waves=waves, seed=seed,
-        extra_env=bench.env, check=False,
+        extra_env=bench.env, internals=bench.internals, check=False,
     )  # fmt: skip
     if waves:
         result = _keep_waves(result, out)

@@ -1,14 +1,18 @@
 """Verilog + C++ shim -> shared library with the compiled model, cached by content.
 
-Speed comes from three choices, measured on 128 bank units (8192 x 64 bit, 4 FP16 multipliers and
-4 FP32 adders each, enabled one cycle in eight; g++ 12, 2 cores):
+Speed comes from a few choices, measured on 128 bank units (8192 x 64 bit, 4 FP16 multipliers and
+4 FP32 adders each, enabled one cycle in eight; g++ 12, one thread, other work on the machine):
 
-| build of the 128 instances               | C++     | g++ time | kcycle/s |
-|------------------------------------------|---------|----------|----------|
-| everything inlined                       | 28 MB   | > 60 s   | 90       |
-| `no_inline`                              | 28 MB   | 42 s     | 90       |
-| + `-fno-dfg-scoped`                      | 13 MB   | 26 s     | 119      |
-| + inputs of the unit kept (public)       | 0.9 MB  | 7 s      | 180      |
+| build of the 128 instances               | C++     | CPU time to build | kcycle/s |
+|------------------------------------------|---------|-------------------|----------|
+| everything inlined                       | 29 MB   | 135 s             | 62       |
+| `no_inline`                              | 28 MB   | 44 s              | 89       |
+| `hier_block`                             | 1.5 MB  | 16 s              | 34       |
+| `no_inline`, `-fno-dfg-scoped`           | 13 MB   | 28 s              | 115      |
+| + inputs of the unit kept (public)       | 0.9 MB  | 12 s              | 190      |
+| + a latch-based clock gate per 16 units  | 0.9 MB  | 12 s              | 455      |
+
+(The chips of the `pim` engine gate the clock of their banks, hw/pim/chip.py.)
 
 Verilator merges the code of equal instances only if the text of their functions is equal. The
 scoped data-flow pass gives each instance its own temporaries, and wire elimination replaces an
