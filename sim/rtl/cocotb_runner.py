@@ -136,7 +136,7 @@ def run_bench(
     result = _run(
         name, test_module, simulator, model, folder, waves, seed, extra_env or {}, test_filter
     )
-    if not result.failures and not waves:
+    if not waves and not (check and result.failures):
         shutil.rmtree(folder, ignore_errors=True)
     if check and result.failures:
         raise BenchFailure(result.summary())

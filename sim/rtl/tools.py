@@ -112,30 +112,19 @@ def tool_version(tool: str) -> str:
     return lines[0].strip() if lines else "unknown"
 
 
-@functools.cache
-def machine_kind() -> str:
-    """Name of the processor; part of the key of code compiled with `-march=native`."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    kept = [ln for ln in text.splitlines() if ln.startswith(("model name", "flags"))]
-    return "|".join([os.uname().machine, *kept[:2]])
-
-
 def tool_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Process environment with the variables of Verilator and `extra`."""
     return {**os.environ, **find_verilator().environment, **(extra or {})}
 
 
 def run_tool(
-    command: Sequence[str | Path], what: str, *, cwd: Path | None = None, log_lines: int = 15
+    command: Sequence[object], what: str, *, cwd: Path | None = None, log_lines: int = 15
 ) -> str:
     """Run `command` and return its output; `what` ("compile bank.v") opens the error message."""
-    command = [str(part) for part in command]
+    words = [str(part) for part in command]
     try:
         done = subprocess.run(
-            command,
+            words,
             cwd=cwd,
             env=tool_environment(),
             stdout=subprocess.PIPE,
@@ -144,9 +133,9 @@ def run_tool(
             errors="replace",
         )
     except OSError as error:
-        raise ToolError(f"could not {what}: {command[0]}: {error.strerror}") from error
+        raise ToolError(f"could not {what}: {words[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        raise ToolError(failure_text(what, command, done.returncode, done.stdout, log_lines))
+        raise ToolError(failure_text(what, words, done.returncode, done.stdout, log_lines))
     return done.stdout
 
 
