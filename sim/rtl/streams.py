@@ -66,7 +66,8 @@ class StreamPorts:
         return self.sample()
 
 
-def _port(dut: Any, name: str) -> Any | None:
+def _port(dut: Any, name: str) -> Any:
+    """Handle of a port, or None if there is no such port."""
     return getattr(dut, name) if hasattr(dut, name) else None
 
 

@@ -128,7 +128,8 @@ def library_path(
             verilate(verilog, top, config, flags, entry.path, f"V{top}")
             units = [*translation_units(entry.path, cxxflags, jobs), (shim, shim_flags)]
             objects = compile_units(units, entry.path, defines, jobs)
-            command: list[object] = [find_cxx(), "-shared", "-pthread", "-o", entry.path / f"{top}.so"]
+            library = entry.path / f"{top}.so"
+            command: list[object] = [find_cxx(), "-shared", "-pthread", "-o", library]
             run_tool([*command, *objects, *runtime], f"link the model of {top}")
             _remove_intermediate(entry.path, keep=f"{top}.so")
             say(f"compiled {top} in {time.monotonic() - start:.0f} s")
