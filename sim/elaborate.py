@@ -38,6 +38,8 @@ _WRITE_JSON = "write_json {output}"
 # Registers that the writer adds so that processes without inputs run once; the colon in their name
 # makes GTKWave refuse the whole waveform.
 _ADDED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$(\d+) ")
+# A field of a structure, `signal.field`; viewers would take the dot for a level of hierarchy.
+_FIELD = re.compile(r"\\(\w+)\.(\w+) ")
 
 # `stream`, `wiring`, `data`: how the signatures and layouts of Amaranth show themselves.
 _KNOWN_PACKAGES = {"bankside", "amaranth", "stream", "wiring", "data"}
@@ -78,8 +80,8 @@ def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
 
 
 def _plain_names(verilog: str) -> str:
-    """`verilog` with plain identifiers for the registers that the writer added."""
-    return _ADDED.sub(r"bankside_start_\1", verilog)
+    """`verilog` with plain identifiers for added registers and for fields of structures."""
+    return _FIELD.sub(r"\1__\2 ", _ADDED.sub(r"bankside_start_\1", verilog))
 
 
 def to_json(component: Component, name: str, *, cache: bool = True) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,16 @@ class Shown(NamedTuple):
 
     path: str
     radix: str = _HEX
+    alias: str = ""
 
 
 def groups(machine: Machine) -> dict[str, list[Shown]]:
     """Signals of the save file by group, in the order in which a reader follows a call."""
     engines = load_spec("pim").engines
-    queues = [Shown(f"controller.dispatch.queue_{name}.level", _DEC) for name in engines]
-    command = [Shown(f"command.{name}", _DEC) for name in ("code", "bank", "row", "col")]
+    queues = [
+        Shown(f"controller.dispatch.queue_{name}.level", _DEC, f"queue_{name}") for name in engines
+    ]
+    command = [Shown(f"command__{name}", _DEC) for name in ("code", "bank", "row", "col")]
     return {
         "program": [
             Shown("cycle", _DEC),
@@ -40,12 +44,12 @@ def groups(machine: Machine) -> dict[str, list[Shown]]:
             Shown("done"),
             Shown("error"),
         ],
-        "engines: load, last action (one bit each: " + " ".join(engines) + ")": [
+        "engines": [
             Shown("load"),
             Shown("last"),
             *queues,
         ],
-        "DRAM commands (" + _codes([c.name for c in machine.std.commands]) + ")": [
+        "DRAM commands": [
             Shown("trace_valid"),
             *command,
             Shown("violation", _DEC),
@@ -56,7 +60,7 @@ def groups(machine: Machine) -> dict[str, list[Shown]]:
             Shown("controller.array.due"),
             Shown("controller.array.refreshing"),
         ],
-        "stall reason (" + _codes(load_spec("pim").stalls) + ")": [
+        "stall reason": [
             Shown("controller.stalls.reason", _DEC)
         ],
         "bank 0 of chip 0": [
@@ -81,8 +85,18 @@ def groups(machine: Machine) -> dict[str, list[Shown]]:
     }
 
 
-def _codes(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(f"{code} {name}" for code, name in enumerate(names))
+def legend(machine: Machine) -> dict[str, list[str]]:
+    """Names by number for the signals of a group, a few on each line."""
+    return {
+        "engines": _lines(load_spec("pim").engines),
+        "DRAM commands": _lines([command.name for command in machine.std.commands]),
+        "stall reason": _lines(load_spec("pim").stalls),
+    }
+
+
+def _lines(names: Sequence[str], width: int = 4) -> list[str]:
+    numbered = [f"{code} {name}" for code, name in enumerate(names)]
+    return [", ".join(numbered[i : i + width]) for i in range(0, len(numbered), width)]
 
 
 def record(work: Path, machine: Machine, options: WaveOptions) -> dict:
@@ -160,12 +174,14 @@ def save_file(vcd: Path, machine: Machine) -> str:
     declared = signals(vcd)
     lines = [f'[dumpfile] "{vcd.name}"', f'[savefile] "{SAVE}"', "[timestart] 0"]
     lines += ["[size] 1600 1000", "[sst_width] 260", "[signals_width] 320"]
+    notes = legend(machine)
     for title, shown in groups(machine).items():
-        lines += ["@800200", f"-{title}"]
+        lines += ["@800200", f"-{title}", "@200", *(f"-{line}" for line in notes.get(title, []))]
         for signal in shown:
             path = f"{_TOP}.{signal.path}"
             if path not in declared:
                 raise ConfigError(f"{vcd.name}: no signal {path}; adapt `groups` in run_waves.py")
-            lines += [f"@{signal.radix}", path + declared[path]]
+            alias = f"+{{{signal.alias}}} " if signal.alias else ""
+            lines += [f"@{signal.radix}", alias + path + declared[path]]
         lines += ["@1000200", f"-{title}"]
     return "\n".join(lines) + "\n"
