@@ -174,6 +174,8 @@ def save_file(vcd: Path, machine: Machine) -> str:
     declared = signals(vcd)
     lines = [f'[dumpfile] "{vcd.name}"', f'[savefile] "{SAVE}"', "[timestart] 0"]
     lines += ["[size] 1600 1000", "[sst_width] 260", "[signals_width] 320"]
+    # Zoom (powers of two, about 60 cycles across), then no marker set.
+    lines += ["*-7.000000" + " -1" * 27]
     notes = legend(machine)
     for title, shown in groups(machine).items():
         lines += ["@800200", f"-{title}", "@200", *(f"-{line}" for line in notes.get(title, []))]
