@@ -12,6 +12,12 @@ from bankside.hw.pim.rank_unit.unit import RankUnit
 from bankside.isa.machine import Machine
 
 
+_INPUTS = ("program_en", "program_addr", "program_data", "start")
+_STATUS = (
+    "ready", "running", "done", "error", "pc", "cycle", "counts", "load", "loaded", "last",
+)  # fmt: skip
+
+
 class PimCore(wiring.Component):
     """Program and host streams in, host stream out; counters and traces beside them.
 
@@ -51,23 +57,7 @@ class PimCore(wiring.Component):
             {
                 **{
                     name: controller[name]
-                    for name in (
-                        "refresh",
-                        "program_en",
-                        "program_addr",
-                        "program_data",
-                        "start",
-                        "ready",
-                        "running",
-                        "done",
-                        "error",
-                        "pc",
-                        "cycle",
-                        "counts",
-                        "load",
-                        "loaded",
-                        "last",
-                    )
+                    for name in ("refresh", *_INPUTS, *_STATUS)
                 },
                 "host_in": unit["host_in"],
                 "host_out": unit["host_out"],
@@ -85,20 +75,9 @@ class PimCore(wiring.Component):
         m.submodules.rank = rank = self._rank
         self._connect_host(m, unit)
         m.d.sync += controller.refresh.eq(self.refresh)
-        for name in ("program_en", "program_addr", "program_data", "start"):
+        for name in _INPUTS:
             m.d.comb += getattr(controller, name).eq(getattr(self, name))
-        for name in (
-            "ready",
-            "running",
-            "done",
-            "error",
-            "pc",
-            "cycle",
-            "counts",
-            "load",
-            "loaded",
-            "last",
-        ):
+        for name in _STATUS:
             m.d.comb += getattr(self, name).eq(getattr(controller, name))
         self._connect_unit(m, controller, unit, rank)
         m.d.comb += [
