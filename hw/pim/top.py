@@ -11,7 +11,6 @@ from bankside.hw.pim.rank import PimRank
 from bankside.hw.pim.rank_unit.unit import RankUnit
 from bankside.isa.machine import Machine
 
-
 _INPUTS = ("program_en", "program_addr", "program_data", "start")
 _STATUS = (
     "ready", "running", "done", "error", "pc", "cycle", "counts", "load", "loaded", "last",
