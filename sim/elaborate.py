@@ -38,6 +38,8 @@ _WRITE_JSON = "write_json {output}"
 # Registers that the writer adds so that processes without inputs run once; the colon in their name
 # makes GTKWave refuse the whole waveform.
 _ADDED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$(\d+) ")
+#: What those registers are called instead, followed by a number.
+START_REGISTER = "bankside_start_"
 # A field of a structure, `signal.field`; viewers would take the dot for a level of hierarchy.
 _FIELD = re.compile(r"\\(\w+)\.(\w+) ")
 
@@ -81,7 +83,7 @@ def to_verilog(component: Component, name: str, *, cache: bool = True) -> Path:
 
 def _plain_names(verilog: str) -> str:
     """`verilog` with plain identifiers for added registers and for fields of structures."""
-    return _FIELD.sub(r"\1__\2 ", _ADDED.sub(r"bankside_start_\1", verilog))
+    return _FIELD.sub(r"\1__\2 ", _ADDED.sub(rf"{START_REGISTER}\1", verilog))
 
 
 def to_json(component: Component, name: str, *, cache: bool = True) -> Path:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 from bankside.cache import build_root, cache_entry, content_hash
 from bankside.errors import ConfigError, ToolError
-from bankside.sim.elaborate import to_verilog
+from bankside.sim.elaborate import START_REGISTER, to_verilog
 from bankside.sim.rtl.tools import find_cxx, find_iverilog, find_verilator, run_tool, tool_version
 from bankside.sim.rtl.verilate import (
     RUNTIME,
@@ -284,7 +284,7 @@ def _build_icarus(
 
 
 # Yosys puts a register that never changes into every process, so that its first value starts them.
-_TRIGGER = re.compile(r"^( +reg (\\\$auto\$verilog_backend\S+) +)= 0;$", re.MULTILINE)
+_TRIGGER = re.compile(rf"^( +reg ({START_REGISTER}\d+) +)= 0;$", re.MULTILINE)
 # A process of one assignment has no such trigger: it gets a twin that runs once.
 _SINGLE = re.compile(r"^( +)always @\*\n( +\S[^\n]* = [^\n]*;)$", re.MULTILINE)
 
