@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from bankside.isa.machine import Machine
 from bankside.isa.spec import load_spec
 from bankside.sim.attention import PimAttention
 from bankside.sim.run import WaveOptions
+from bankside.sim.waves import gtkw_name, vcd_signals
 
 VCD, SAVE = "attention.vcd", "attention.gtkw"
 HEAD_DIM, KV_HEADS = 16, 2
@@ -148,30 +148,9 @@ def record(work: Path, machine: Machine, options: WaveOptions) -> dict:
     }
 
 
-_SCOPE = re.compile(r"\s*\$scope module (\S+)")
-_VARIABLE = re.compile(r"\s*\$var \w+\s+(\d+) \S+ (\S+)(?: (\[\d+(?::\d+)?\]))?")
-
-
-def signals(vcd: Path) -> dict[str, str]:
-    """Full path -> bit range as written ("[7:0]" or "") of every signal that a VCD declares."""
-    found: dict[str, str] = {}
-    scopes: list[str] = []
-    with open(vcd, encoding="ascii") as lines:
-        for line in lines:
-            if "$enddefinitions" in line:
-                break
-            if match := _SCOPE.match(line):
-                scopes.append(match[1])
-            elif "$upscope" in line:
-                scopes.pop()
-            elif match := _VARIABLE.match(line):
-                found[".".join([*scopes, match[2]])] = match[3] or ""
-    return found
-
-
 def save_file(vcd: Path, machine: Machine) -> str:
     """Text of the GTKWave save file. Raises ConfigError for a signal that the VCD does not have."""
-    declared = signals(vcd)
+    declared = {signal.path: signal for signal in vcd_signals(vcd)}
     lines = [f'[dumpfile] "{vcd.name}"', f'[savefile] "{SAVE}"', "[timestart] 0"]
     lines += ["[size] 1600 1000", "[sst_width] 260", "[signals_width] 320"]
     # Zoom (powers of two, about 60 cycles across), then no marker set.
@@ -184,6 +163,6 @@ def save_file(vcd: Path, machine: Machine) -> str:
             if path not in declared:
                 raise ConfigError(f"{vcd.name}: no signal {path}; adapt `groups` in run_waves.py")
             alias = f"+{{{signal.alias}}} " if signal.alias else ""
-            lines += [f"@{signal.radix}", alias + path + declared[path]]
+            lines += [f"@{signal.radix}", alias + gtkw_name(declared[path])]
         lines += ["@1000200", f"-{title}"]
     return "\n".join(lines) + "\n"

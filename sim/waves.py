@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from bankside.isa.program import Program
     from bankside.sim.engine import Result
 
-__all__ = ["TICKS_PER_CYCLE", "VcdSignal", "record_program", "vcd_signals", "write_save_file"]
+__all__ = [
+    "TICKS_PER_CYCLE", "VcdSignal", "gtkw_name", "record_program", "vcd_signals", "write_save_file",
+]  # fmt: skip
 
 #: The shim's VCD has the rising edge of cycle c at time 10 c.
 TICKS_PER_CYCLE = 10
@@ -95,7 +97,7 @@ def write_save_file(
             with save.group(".".join(scope[1:]) or "top"):
                 for signal in chosen:
                     if signal.scope == scope:
-                        save.trace(_gtkw_name(signal), datafmt="hex")
+                        save.trace(gtkw_name(signal), datafmt="hex")
     return target
 
 
@@ -114,7 +116,8 @@ def _choose(signals: list[VcdSignal], show: Sequence[str], vcd: Path) -> list[Vc
     return list(chosen)
 
 
-def _gtkw_name(signal: VcdSignal) -> str:
+def gtkw_name(signal: VcdSignal) -> str:
+    """The signal as GTKWave's save file names it: path and bit range."""
     return signal.path + (f"[{signal.width - 1}:0]" if signal.width > 1 else "")
 
 

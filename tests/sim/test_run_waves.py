@@ -7,7 +7,8 @@ import pytest
 from bankside.config import HardwareConfig
 from bankside.errors import ConfigError
 from bankside.isa.machine import Machine
-from bankside.sim.run_waves import groups, save_file, signals
+from bankside.sim.run_waves import groups, save_file
+from bankside.sim.waves import gtkw_name, vcd_signals
 
 MACHINE = Machine.of(HardwareConfig.load("pim_tiny_ddr4"))
 
@@ -33,7 +34,7 @@ def shown() -> list[str]:
 def test_save_file_names_declared_signals(tmp_path: Path) -> None:
     path = vcd(tmp_path / "x.vcd", shown())
     text = save_file(path, MACHINE)
-    declared = {name + bits for name, bits in signals(path).items()}
+    declared = {gtkw_name(signal) for signal in vcd_signals(path)}
     # A line is "+{alias} path" or the path alone.
     lines = [line.split()[-1] for line in text.splitlines() if "TOP." in line]
     assert set(lines) == declared and len(lines) == len(shown())
@@ -54,4 +55,4 @@ def test_signals_of_nested_scopes(tmp_path: Path) -> None:
         "  $var reg 4 # count [3:0] $end\n $upscope $end\n $var wire 1 % q $end\n$upscope $end\n"
         "$enddefinitions $end\n$var wire 1 & late $end\n"
     )
-    assert signals(path) == {"a.clk": "", "a.b.count": "[3:0]", "a.q": ""}
+    assert [gtkw_name(s) for s in vcd_signals(path)] == ["a.clk", "a.b.count[3:0]", "a.q"]
