@@ -24,8 +24,8 @@ from bankside.sim.attention import PimAttention
 from bankside.sim.engine import Result
 from bankside.sim.executions import PIM_EXECUTIONS
 from bankside.sim.golden.pim import PimGolden
-from bankside.sim.run_waves import signals
 from bankside.sim.timing.pim import PimTiming
+from bankside.sim.waves import gtkw_name, vcd_signals
 
 DESCRIPTION = """
 model: gpt_mha
@@ -230,7 +230,7 @@ def test_on_the_rtl(tmp_path: Path) -> None:
     vcd, save = (tmp_path / "out" / name for name in ("attention.vcd", "attention.gtkw"))
     # Every signal that the save file shows is declared, and the window has the length asked for.
     shown = [line for line in save.read_text().splitlines() if line.startswith("TOP.")]
-    declared = {path + bits for path, bits in signals(vcd).items()}
+    declared = {gtkw_name(signal) for signal in vcd_signals(vcd)}
     assert len(shown) > 20 and set(shown) <= declared
     with open(vcd) as lines:
         instants = {line for line in lines if line.startswith("#")}
