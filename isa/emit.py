@@ -133,7 +133,7 @@ def dram_constraints(family: str) -> str:
 def preset_table() -> str:
     """Hardware descriptions that come with the package."""
     rows = []
-    for name in preset_names():
+    for name in preset_names("pim"):
         machine = Machine.of(HardwareConfig.load(name))
         dram = machine.config.dram
         rows.append((f"`{name}`", f"`{dram.standard}`", machine.chips,

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from bankside.errors import ConfigError
-from bankside.registry import Registry, nearest
+from bankside.registry import Lazy, Registry, nearest
 from bankside.schema import Section, key_problem, validate
-from bankside.strict_yaml import load_yaml, parse_yaml
+from bankside.strict_yaml import Locations, load_yaml, parse_yaml
 
 PRESET_FOLDER = Path(__file__).parent / "hw" / "presets"
 ELEMENT_BITS = 16  # FP16
@@ -168,10 +168,55 @@ class PimConfig(Section):
 
 
 class HardwareConfig(Section):
-    """One machine: a rank of DRAM with its processing units."""
+    """What every machine has; `load` and `parse` give the class of its engine."""
 
     name: str = Field(min_length=1)
-    engine: Literal["pim"]
+    engine: Literal["pim", "array"]
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """Read a hardware description.
+
+        Args:
+            source: a preset's name, or the path of a YAML file (contains "/" or ends in .yaml or
+                .yml).
+
+        Raises:
+            ConfigError: no such preset or file, or the description is not valid.
+        """
+        return cls._of(*load_yaml(preset_path(str(source))))
+
+    @classmethod
+    def parse(cls, text: str, name: str = "<text>") -> Self:
+        """Read a hardware description from YAML text; `name` stands for the file in messages."""
+        return cls._of(*parse_yaml(text, name))
+
+    @classmethod
+    def _of(cls, data: object, locations: Locations) -> Self:
+        engine = data.get("engine") if isinstance(data, dict) else None
+        # Without a known engine any class does: its check of the name is what will be read.
+        model = HARDWARE.get(engine if engine in HARDWARE else "pim")
+        config = validate(model, data, locations)
+        if not isinstance(config, cls):
+            raise ConfigError(
+                f"{locations.where()}: describes a machine of the engine {config.engine!r}; "
+                f"expected one of another engine here"
+            )
+        return config
+
+    @property
+    def content_hash(self) -> str:
+        """64 hexadecimal digits, equal for equal machines, whatever their name and spelling."""
+        content = self.model_dump(mode="json", exclude={"name"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)  # options are a dict, which Python cannot hash
+
+
+class PimHardware(HardwareConfig):
+    """One machine of the `pim` engine: a rank of DRAM with its processing units."""
+
     dram: DramConfig
     pim: PimConfig
 
@@ -194,35 +239,6 @@ class HardwareConfig(Section):
                 f"{below + self.subbanks}",
             )
         return self
-
-    @classmethod
-    def load(cls, source: str | Path) -> "HardwareConfig":
-        """Read a hardware description.
-
-        Args:
-            source: a preset's name, or the path of a YAML file (contains "/" or ends in .yaml or
-                .yml).
-
-        Raises:
-            ConfigError: no such preset or file, or the description is not valid.
-        """
-        data, locations = load_yaml(preset_path(str(source)))
-        return validate(cls, data, locations)
-
-    @classmethod
-    def parse(cls, text: str, name: str = "<text>") -> "HardwareConfig":
-        """Read a hardware description from YAML text; `name` stands for the file in messages."""
-        data, locations = parse_yaml(text, name)
-        return validate(cls, data, locations)
-
-    @property
-    def content_hash(self) -> str:
-        """64 hexadecimal digits, equal for equal machines, whatever their name and spelling."""
-        content = self.model_dump(mode="json", exclude={"name"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def __hash__(self) -> int:
-        return hash(self.content_hash)  # the options are a dict, which Python cannot hash
 
     @property
     def banks(self) -> int:
@@ -260,9 +276,17 @@ class HardwareConfig(Section):
         return 1e6 / self.tck_ps
 
 
-def preset_names() -> tuple[str, ...]:
-    """Return the names of the hardware descriptions that come with the package."""
-    return tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml")))
+HARDWARE: Registry[type[HardwareConfig]] = Registry("engine")
+HARDWARE.add("pim", PimHardware)
+HARDWARE.add("array", Lazy("bankside.config_array:ArrayHardware"))
+
+
+def preset_names(engine: str | None = None) -> tuple[str, ...]:
+    """Return the names of the hardware descriptions that come with the package, of one engine."""
+    names = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml")))
+    if engine is None:
+        return names
+    return tuple(name for name in names if HardwareConfig.load(name).engine == engine)
 
 
 def preset_path(source: str) -> Path:

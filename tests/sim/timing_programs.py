@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from bankside.config import HardwareConfig
+from bankside.config import HardwareConfig, PimHardware
 from bankside.isa.dram.table import load_standard
 from bankside.isa.machine import Machine
 from bankside.isa.program import Builder, Program
@@ -34,7 +34,7 @@ def machine(
         "refresh": refresh,
         **(geometry or {}),
     }
-    config = HardwareConfig.model_validate({
+    config = PimHardware.model_validate({
         "name": "test", "engine": "pim", "dram": dram,
         "pim": {"query_lanes": lanes, "queue_depth": depth},
     })  # fmt: skip
