@@ -1,31 +1,23 @@
-"""Decode attention of a language model on the `pim` engine, on several executions at once.
-
-Every program goes to each chosen execution. The bits that continue the model come from the RTL
-(from the golden model when the RTL is not chosen); what the executions say is compared.
-"""
+"""Decode attention of a language model on the `pim` engine, on several executions at once."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bankside.errors import ConfigError, ProgramError
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping.llm.attention import Array16
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
-from bankside.registry import nearest
-from bankside.sim.agree import compare_bits, compare_cycles
+from bankside.sim.compared import Agreements, Compared
 from bankside.sim.engine import Engine, Result
 from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 
 _BUS_COMMANDS = ("RD", "WR", "RDRB", "WRSB")
-MAX_DETAILS = 20
 
 
 @dataclass(frozen=True)
@@ -54,54 +46,6 @@ class Trace:
     result: Result
 
 
-@dataclass
-class Agreements:
-    """What the comparisons found. Mismatches count programs; details describe the first few."""
-
-    bits_compared: int = 0
-    bit_mismatches: int = 0
-    cycles_compared: int = 0
-    cycle_mismatches: int = 0
-    sum_mismatches: int = 0
-    details: list[str] = field(default_factory=list)
-
-    def note_bits(self, detail: str | None, where: str) -> None:
-        """Count one comparison of bits; `detail` says what differs."""
-        self.bits_compared += 1
-        self.bit_mismatches += detail is not None
-        self._keep("bits", detail, where)
-
-    def note_cycles(self, detail: str | None, where: str) -> None:
-        """Count one comparison of cycles; `detail` says what differs."""
-        self.cycles_compared += 1
-        self.cycle_mismatches += detail is not None
-        self._keep("cycles", detail, where)
-
-    def note_sum(self, detail: str, where: str) -> None:
-        """Stall reasons that do not sum to the cycles: one execution contradicts itself."""
-        self.sum_mismatches += 1
-        self._keep("stalls", detail, where)
-
-    def _keep(self, kind: str, detail: str | None, where: str) -> None:
-        if detail is not None and len(self.details) < MAX_DETAILS:
-            self.details.append(f"{where}: {kind}: {detail}")
-
-
-def check_executions(names: Sequence[str]) -> str | None:
-    """None when the executions give bits and cycles, else what is wrong with them."""
-    unknown = [name for name in names if name not in PIM_EXECUTIONS]
-    if unknown:
-        hint = nearest(unknown[0], PIM_EXECUTIONS)
-        return f"unknown execution {unknown[0]!r}{hint}; choose from: {', '.join(PIM_EXECUTIONS)}"
-    if len(set(names)) < len(names):
-        return "an execution is named twice; remove one"
-    if not {"golden", "rtl"} & set(names):
-        return "nothing computes the model's bits; add golden or rtl"
-    if not {"timing", "rtl"} & set(names):
-        return "nothing counts cycles; add timing or rtl"
-    return None
-
-
 class PimAttention:
     """`AttentionEngine` (mapping.llm.attention) that runs every program on all chosen executions.
 
@@ -120,10 +64,8 @@ class PimAttention:
         nhc: int | None = None,
         make: Callable[[str, Machine], Engine] = make_engine,
     ) -> None:
-        if problem := check_executions(executions):
-            raise ConfigError(f"executions {', '.join(executions)}: {problem}")
-        self.machine, self.executions, self._nhc, self._make = machine, tuple(executions), nhc, make
-        self._engines: dict[str, Engine] = {}
+        self.machine, self._nhc = machine, nhc
+        self._compared = Compared(machine, executions, PIM_EXECUTIONS, make)
         self._mac = machine.std.code("MAC")
         self._bus = [machine.std.code(name) for name in _BUS_COMMANDS]
 
@@ -142,21 +84,15 @@ class PimAttention:
         self._kernels = PimKernels(layout)
         self._used = [0] * layers
         self.calls: list[Call] = []
-        self.found = Agreements()
-        self._digest = hashlib.sha256()
-        self.programs = self.append_programs = self.append_cycles = 0
+        self.append_programs = self.append_cycles = 0
         self.traces: deque[Trace] = deque(maxlen=layers * layout.passes * layout.lane_passes)
-        for name in self.executions:
-            if name in self._engines:
-                self._engines[name].reset()
-            else:
-                self._engines[name] = self._make(name, self.machine)
+        self._compared.restart()
 
     def prefill(self, layer: int, k: Array16, v: Array16) -> None:
         """See `AttentionEngine.prefill`."""
         first = self._used[layer]
         for program in self._kernels.append(layer, first, _bits(k), _bits(v)):
-            result = self._run(program, f"layer {layer}, tokens from {first}", trace=False)
+            result = self._compared.run(program, f"layer {layer}, tokens from {first}", trace=False)
             self.append_cycles += result.cycles or 0
             self.append_programs += 1
         self._used[layer] += len(k)
@@ -167,60 +103,34 @@ class PimAttention:
         tokens, where = self._used[layer], f"layer {layer}, {self._used[layer]} tokens"
         outputs, results = [], []
         for program in self._kernels.decode(layer, tokens, _bits(q), _bits(k), _bits(v)):
-            result = self._run(program, where, trace=True)
+            result = self._compared.run(program, where, trace=True)
             outputs.append(result.output(program, "o"))
             results.append(result)
             self.traces.append(Trace(layer, tokens, program, result))
-            self.programs += 1
         self.calls.append(self._record(layer, tokens, results, where))
         return self._kernels.collect(outputs).view(np.float16)
 
     @property
+    def found(self) -> Agreements:
+        """What the comparisons found since `start`."""
+        return self._compared.found
+
+    @property
+    def programs(self) -> int:
+        """Programs of the sequence, those that fill the cache included."""
+        return self._compared.programs
+
+    @property
     def running(self) -> set[str]:
         """Executions that take part; one that refuses a program is dropped."""
-        return set(self._engines)
+        return self._compared.running
 
     def compare(self, program: Program, where: str) -> dict[str, Result]:
         """Run a program of one's own on freshly reset executions and count what differs.
 
         It replaces the sequence in the DRAM: `start` again before the next token.
         """
-        for engine in self._engines.values():
-            engine.reset()
-        return self._results(program, where, trace=True)
-
-    def _run(self, program: Program, where: str, *, trace: bool) -> Result:
-        """Run on every execution, compare, and join bits and cycles into one result."""
-        self._digest.update(program.hash.encode())
-        results = self._results(program, where, trace=trace)
-        bits = results.get("rtl") or results.get("golden")
-        time = results.get("rtl") or results.get("timing")
-        if bits is None or time is None:
-            raise ProgramError(f"{where}: no execution is left that gives both bits and cycles")
-        return Result(bits.outputs, time.cycles, time.counters, time.commands, time.macros)
-
-    def _results(self, program: Program, where: str, *, trace: bool) -> dict[str, Result]:
-        results = {}
-        for name in tuple(self._engines):
-            try:
-                results[name] = self._engines[name].run(program, trace=trace)
-            except ProgramError as error:
-                self._drop(name, f"{name} refuses the program: {error}", where, error)
-        # Programs that only fill the cache give no bits; what they wrote shows in later outputs.
-        if {"golden", "rtl"} <= results.keys() and program.outputs:
-            self.found.note_bits(compare_bits(results["golden"], results["rtl"]), where)
-        if {"timing", "rtl"} <= results.keys():
-            self.found.note_cycles(compare_cycles(results["timing"], results["rtl"]), where)
-        return results
-
-    def _drop(self, name: str, detail: str, where: str, error: ProgramError) -> None:
-        """An execution that refuses a program has lost its state: the others go on without it."""
-        if name == "golden" or len(self._engines) == 1:
-            raise error
-        if name == "rtl":
-            self.found.note_bits(detail, where)
-        self.found.note_cycles(detail, where)
-        del self._engines[name]
+        return self._compared.fresh(program, where)
 
     def _record(self, layer: int, tokens: int, results: list[Result], where: str) -> Call:
         stalls: dict[str, int] = {}
@@ -236,15 +146,13 @@ class PimAttention:
             int((codes == self._mac).sum()),
             int(np.isin(codes, self._bus).sum()),
         )
-        if sum(stalls.values()) != call.cycles:
-            sums = f"reasons sum to {sum(stalls.values())}, the call took {call.cycles} cycles"
-            self.found.note_sum(sums, where)
+        self.found.note_sum(stalls, call.cycles, where)
         return call
 
     @property
     def program_hash(self) -> str:
         """Hash over all programs of the sequence, in their order."""
-        return self._digest.hexdigest()[:16]
+        return self._compared.program_hash
 
     @property
     def cycles(self) -> int:

@@ -29,7 +29,8 @@ from bankside.provenance import collect
 from bankside.registry import Registry
 from bankside.schema import Section, key_problem, validate
 from bankside.sim import full_machine
-from bankside.sim.attention import PimAttention, check_executions
+from bankside.sim.attention import PimAttention
+from bankside.sim.compared import check_executions
 from bankside.sim.engine import Engine
 from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 from bankside.strict_yaml import Locations, load_yaml
@@ -113,7 +114,7 @@ class RunDescription(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if problem := check_executions(self.executions):
+        if problem := check_executions(self.executions, PIM_EXECUTIONS):
             raise key_problem("executions", f"is {self.executions}: {problem}")
         if (self.prompt is None) == (self.prompt_tokens is None):
             raise key_problem("prompt", "give either prompt (text) or prompt_tokens (a list)")
@@ -283,13 +284,8 @@ def _result(job: Job, attention: PimAttention, generation: Generation) -> dict:
         "machine_facts": _machine_facts(machine, attention),
         "executions": list(what.executions),
         "attention_calls": len(attention.calls),
-        "programs": attention.programs + attention.append_programs,
-        # None where nothing was compared: zero would claim an agreement that nobody checked.
-        "bits_compared": found.bits_compared,
-        "bit_mismatches": found.bit_mismatches if found.bits_compared else None,
-        "cycles_compared": found.cycles_compared,
-        "cycle_mismatches": found.cycle_mismatches if found.cycles_compared else None,
-        "stall_sum_mismatches": found.sum_mismatches,
+        "programs": attention.programs,
+        **found.counts(),
         "differences": list(found.details),
         "cycles": attention.cycles,
         "rtl_cycles": attention.cycles if rtl else None,

@@ -1,4 +1,4 @@
-"""Decode attention behind one interface, and its float64 reference."""
+"""Attention of prompt and of new tokens behind interfaces, and its float64 reference."""
 
 import math
 from typing import Protocol
@@ -28,6 +28,15 @@ class AttentionEngine(Protocol):
         q is already scaled by log2(e) / sqrt(head_dim). Returns softmax2(q K^T) V, where softmax2
         has base 2, as [query_heads, head_dim]; query head h reads key/value head h // (query
         heads per key/value head).
+        """
+
+
+class PromptEngine(Protocol):
+    """Causal attention over a whole prompt at once."""
+
+    def attend(self, layer: int, q: Array16, k: Array16, v: Array16) -> Array16:
+        """q [tokens, query_heads, head_dim], scaled as in `AttentionEngine.decode`; k, v [tokens,
+        kv_heads, head_dim]. Token t meets keys 0..t. Returns [tokens, query_heads, head_dim].
         """
 
 
@@ -67,6 +76,14 @@ def attend_wide(
 def attend(q: Array16, k: Array16, v: Array16) -> Array16:
     """`attend_wide` rounded once to float16."""
     return attend_wide(q, k, v).astype(np.float16)
+
+
+class NumpyPrompt:
+    """Reference `PromptEngine`: `attend` token by token."""
+
+    def attend(self, layer: int, q: Array16, k: Array16, v: Array16) -> Array16:
+        """See `PromptEngine.attend`."""
+        return np.stack([attend(row, k[: t + 1], v[: t + 1]) for t, row in enumerate(q)])
 
 
 class NumpyAttention:

@@ -2,9 +2,9 @@
 
 Everything but decode attention is float32 numpy with a fixed order of operations (`layers`). K
 (after RoPE) and V are rounded to float16, the form of the K/V cache; q is scaled to base 2 and
-rounded to float16; attention returns float16. Attention over the prompt uses the same formats and
-the arithmetic of `NumpyAttention`, so cached decoding with that engine repeats a full
-recomputation bit for bit.
+rounded to float16; attention returns float16. Attention over the prompt uses the same formats and,
+unless another engine computes it, the arithmetic of `NumpyAttention`, so cached decoding with that
+engine repeats a full recomputation bit for bit.
 """
 
 import math
@@ -19,7 +19,8 @@ from bankside.mapping.llm.attention import (
     Array16,
     AttentionEngine,
     NumpyAttention,
-    attend,
+    NumpyPrompt,
+    PromptEngine,
     scale_query,
     to_half,
 )
@@ -110,29 +111,32 @@ def _logits(model: Model, x: Array32) -> Array32:
     return linear(x, model.head)
 
 
-def _prompt_attention(engine: AttentionEngine | None) -> Attend:
-    """Causal attention in numpy; K and V are handed to `engine` when there is one."""
+def _checked(engine: object, index: int, y: Array16, q: Array16) -> Array16:
+    """The answer of an engine to q, whose form is checked."""
+    if y.shape != q.shape or y.dtype != q.dtype:
+        raise ConfigError(
+            f"attention engine {type(engine).__name__} returned {y.dtype} {list(y.shape)} "
+            f"in layer {index}, expected {q.dtype} {list(q.shape)}"
+        )
+    return y
+
+
+def _prompt_attention(engine: AttentionEngine | None, prompt: PromptEngine) -> Attend:
+    """Causal attention by `prompt`; K and V are handed to `engine` when there is one."""
 
     def run(index: int, q: Array16, k: Array16, v: Array16) -> Array16:
         if engine is not None:
             engine.prefill(index, k, v)
-        return np.stack([attend(row, k[: t + 1], v[: t + 1]) for t, row in enumerate(q)])
+        return _checked(prompt, index, prompt.attend(index, q, k, v), q)
 
     return run
 
 
-def _decode_attention(model: Model, engine: AttentionEngine) -> Attend:
-    """One new token through `engine`, whose answer is checked for its form."""
-    shape = (model.query_heads, model.head_dim)
+def _decode_attention(engine: AttentionEngine) -> Attend:
+    """One new token through `engine`."""
 
     def run(index: int, q: Array16, k: Array16, v: Array16) -> Array16:
-        y = engine.decode(index, q[0], k[0], v[0])
-        if y.shape != shape or y.dtype != np.float16:
-            raise ConfigError(
-                f"attention engine {type(engine).__name__} returned {y.dtype} {list(y.shape)} "
-                f"in layer {index}, expected float16 {list(shape)}"
-            )
-        return y[None]
+        return _checked(engine, index, engine.decode(index, q[0], k[0], v[0]), q[0])[None]
 
     return run
 
@@ -178,7 +182,7 @@ def prompt_logits(model: Model, tokens: bytes | Sequence[int]) -> Array32:
     """Logits [tokens, vocabulary] of every position, all computed at once without an engine."""
     ids = _check_tokens(model, tokens)
     _check_length(model, len(ids))
-    return _logits(model, _hidden(model, ids, 0, _prompt_attention(None)))
+    return _logits(model, _hidden(model, ids, 0, _prompt_attention(None, NumpyPrompt())))
 
 
 def _choose(logits: Array32, temperature: float, random: np.random.Generator) -> int:
@@ -198,12 +202,14 @@ def generate(
     *,
     temperature: float = 0.0,
     seed: int = 0,
+    prompt_engine: PromptEngine | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> Generation:
     """Continue `prompt` by `new_tokens` tokens; greedy unless `temperature` is above 0.
 
     The prompt's last logits give the first new token, so the engine decodes `new_tokens` - 1
-    tokens in every layer. `on_token` is called with each token as soon as it is chosen. `text`
+    tokens in every layer. Attention over the prompt is computed by `prompt_engine`, in numpy when
+    there is none. `on_token` is called with each token as soon as it is chosen. `text`
     holds the new bytes and is empty for a model whose tokens are not bytes.
     Errors: ConfigError for an empty or foreign prompt, a context overflow, a negative temperature.
     """
@@ -216,8 +222,9 @@ def generate(
     _check_length(model, len(ids) + new_tokens)
     random = np.random.default_rng(seed)
     _start(model, engine, len(ids) + new_tokens - 1)
-    x = _hidden(model, ids, 0, _prompt_attention(engine))[-1:]
-    decode = _decode_attention(model, engine)
+    over_prompt = _prompt_attention(engine, prompt_engine or NumpyPrompt())
+    x = _hidden(model, ids, 0, over_prompt)[-1:]
+    decode = _decode_attention(engine)
     tokens: list[int] = []
     logits: list[Array32] = []
     while True:
@@ -237,8 +244,9 @@ def generate(
 def _engine_logits(model: Model, ids: Sequence[int], engine: AttentionEngine) -> Array32:
     """Logits [tokens, vocabulary] with every token after the first decoded by `engine`."""
     _start(model, engine, len(ids))
-    decode = _decode_attention(model, engine)
-    parts = [_logits(model, _hidden(model, ids[:1], 0, _prompt_attention(engine)))]
+    decode = _decode_attention(engine)
+    first = _prompt_attention(engine, NumpyPrompt())
+    parts = [_logits(model, _hidden(model, ids[:1], 0, first))]
     parts += [_logits(model, _hidden(model, ids[t : t + 1], t, decode)) for t in range(1, len(ids))]
     return np.concatenate(parts)
 

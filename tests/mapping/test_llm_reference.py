@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bankside.errors import ConfigError
-from bankside.mapping.llm import transformer
+from bankside.mapping.llm import attention, transformer
 from bankside.mapping.llm.attention import attend_wide
 from bankside.mapping.llm.loader import load_model
 from bankside.mapping.llm.transformer import NumpyAttention, generate, prompt_logits
@@ -352,7 +352,7 @@ ROUNDED = 1e-2
 def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention without its float16 formats, so that the comparison can be tight."""
     monkeypatch.setattr(transformer, "to_half", lambda x, what: x.astype(np.float64))
-    monkeypatch.setattr(transformer, "attend", attend_wide)
+    monkeypatch.setattr(attention, "attend", attend_wide)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
