@@ -6,6 +6,7 @@ Golden model, timing model, RTL, program checks and lowering all read them here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bankside.config_array import ArrayHardware
 
@@ -21,6 +22,9 @@ class ArrayMachine:
     """Geometry and latencies (cycles of the clock domain `array`) of one machine."""
 
     config: ArrayHardware
+
+    engine: ClassVar[str] = "array"
+    clock_domain: ClassVar[str] = "array"
 
     @classmethod
     def of(cls, config: ArrayHardware) -> ArrayMachine:

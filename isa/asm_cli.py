@@ -11,13 +11,11 @@ import click
 
 from bankside.cache import atomic_write
 from bankside.cli_support import common_options
-from bankside.config import HardwareConfig
 from bankside.errors import ProgramError
 from bankside.isa.asm import assemble_with_lines, disassemble
-from bankside.isa.machine import Machine
+from bankside.isa.machines import load_machine, verify_program
 from bankside.isa.program import Program
 from bankside.isa.program_file import load_program, program_bytes
-from bankside.isa.verify import verify
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _CHECK = click.option(
@@ -49,7 +47,7 @@ def _check(program: Program, lines: tuple[int, ...], machine: str | None, path: 
     if machine is None:
         return
     try:
-        verify(program, Machine.of(HardwareConfig.load(machine)))
+        verify_program(program, load_machine(machine))
     except ProgramError as error:
         first = re.search(r"command (\d+)", str(error))
         number = int(first[1]) if first else -1

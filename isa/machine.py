@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bankside.config import HardwareConfig
 from bankside.errors import ConfigError
@@ -29,6 +30,9 @@ class Machine:
 
     config: HardwareConfig
     std: DramStandard
+
+    engine: ClassVar[str] = "pim"
+    clock_domain: ClassVar[str] = "mem"
 
     @classmethod
     def of(cls, config: HardwareConfig) -> Machine:

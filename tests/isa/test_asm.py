@@ -138,7 +138,7 @@ MISTAKES = {
     "no engine": ("HALT", ("p.asm:1: a command before the directive .engine; begin with "
                           "`.engine pim`")),
     "empty": ("", "p.asm:1: a command before the directive .engine; begin with `.engine pim`"),
-    "unknown engine": (".engine pin", "p.asm:1: no command set for engine 'pin'; known: pim"),
+    "unknown engine": (".engine pin", "p.asm:1: no command set for engine 'pin'; known: array, pim"),
     "second engine": (HEAD + ".engine pim", ("p.asm:3: a second .engine; a program has one command "
                                             "set")),
     "engine without name": (".engine", "p.asm:1: 0 arguments; write `.engine NAME`"),
@@ -267,7 +267,7 @@ def test_damaged_archives_are_refused(tmp_path):
          "uint16 with 2; write it with `bankside asm`")),
         ({"output_ranges": np.zeros((3, 2), np.int64)}, ("names and ranges of the outputs differ; "
          "write it anew")),
-        ({"engine": np.array("npx")}, "no command set for engine npx; known: pim"),
+        ({"engine": np.array("npx")}, "no command set for engine npx; known: array, pim"),
     ],
 )  # fmt: skip
 def test_wrong_arrays(tmp_path, arrays, message):
