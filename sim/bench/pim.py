@@ -1,23 +1,20 @@
-"""`bankside bench`: how fast the executions are, as ratios measured in one run on this machine."""
+"""Speed of the executions of the `pim` engine."""
 
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
-from bankside.cli_support import common_options, emit
 from bankside.config import HardwareConfig
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
+from bankside.sim.bench.common import build_times, median_seconds, run_speed
 
 ROWS = 65536
 
@@ -37,46 +34,11 @@ def head_program(machine: Machine, tokens: int, head_dim: int = 128) -> Program:
     return kernels.decode(0, tokens, np.zeros((1, head_dim), np.uint16))[0]
 
 
-def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median processor time: all of these run on one thread, and other load does not count."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def build_times(machine: Machine) -> dict[str, float]:
-    """Seconds to elaborate and to compile the rank with an empty cache."""
-    from bankside.hw.pim.top import PimTop
-    from bankside.sim.elaborate import to_verilog
-    from bankside.sim.rtl.pim import TOP, PimRtl
-
-    before = os.environ.get("BANKSIDE_BUILD")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["BANKSIDE_BUILD"] = folder
-        try:
-            start = time.perf_counter()
-            to_verilog(PimTop(machine), TOP)
-            elaborated = time.perf_counter()
-            PimRtl(machine).close()
-            compiled = time.perf_counter()
-        finally:
-            os.environ.pop("BANKSIDE_BUILD") if before is None else os.environ.__setitem__(
-                "BANKSIDE_BUILD", before
-            )
-    return {"elaborate_s": elaborated - start, "compile_s": compiled - elaborated}
-
-
 def engine_speed(machine: Machine, program: Program, repeats: int) -> dict[str, float]:
     """RTL execution: simulated cycles per second, with the command trace on."""
     from bankside.sim.rtl.pim import PimRtl
 
-    engine = PimRtl(machine)
-    cycles = engine.run(program, trace=True).cycles or 0
-    seconds = _median_seconds(lambda: engine.run(program, trace=True), repeats)
-    return {"cycles": cycles, "cycles_per_s": cycles / seconds}
+    return run_speed(PimRtl(machine), program, repeats)
 
 
 def cocotb_speed(machine: Machine, program: Program, *, internals: bool) -> dict[str, float]:
@@ -121,14 +83,14 @@ def timing_speed(tokens: int, repeats: int) -> dict[str, float]:
 
     machine = _machine("dimm_pim_ddr4", ROWS)
     program = head_program(machine, tokens)
-    first = _median_seconds(lambda: PimTiming(machine).run(program), repeats)
+    first = median_seconds(lambda: PimTiming(machine).run(program), repeats)
     model = PimTiming(machine)
     cycles = model.run(program).cycles or 0
     return {
         "tokens": tokens,
         "cycles": cycles,
         "first_ms": 1e3 * first,
-        "again_ms": 1e3 * _median_seconds(lambda: model.run(program), repeats),
+        "again_ms": 1e3 * median_seconds(lambda: model.run(program), repeats),
     }
 
 
@@ -161,13 +123,15 @@ def measure(
     preset: str, repeats: int, *, builds: bool, cocotb: bool, all_signals: bool
 ) -> dict[str, Any]:
     """All figures. Times are medians; ratios come from figures of the same run."""
+    from bankside.sim.rtl.pim import PimRtl
+
     machine = _machine(preset)
     program = head_program(
         machine, 2048 if machine.chips == 8 else 64, 128 if machine.chips == 8 else 8
     )
     result: dict[str, Any] = {"preset": preset, "clock_domain": "mem"}
     if builds:
-        result["build"] = build_times(machine)
+        result["build"] = build_times(machine, PimRtl)
     result["rtl"] = engine_speed(machine, program, repeats)
     if cocotb:
         kinds = {"cocotb": False} | ({"cocotb_all_signals": True} if all_signals else {})
@@ -186,7 +150,7 @@ def measure(
     return result
 
 
-def _text(result: dict[str, Any]) -> str:
+def text(result: dict[str, Any]) -> str:
     timing, ratio = result["timing"], result["timing_over_rtl"]
     lines = [
         f"preset {result['preset']}; medians of processor time on one thread, builds: wall time"
@@ -220,38 +184,3 @@ def _text(result: dict[str, Any]) -> str:
             f"cycle early, {row['commands_per_s'] / 1e3:.0f} k commands/s"
         )
     return "\n".join(lines)
-
-
-@click.command(name="bench")
-@click.option("--preset", default="dimm_pim_ddr4", show_default=True, help="Machine to simulate.")
-@click.option(
-    "--repeats",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Runs per figure (median).",
-)
-@click.option(
-    "--no-build", is_flag=True, help="Skip elaboration and compile times with an empty cache."
-)
-@click.option(
-    "--all-signals",
-    is_flag=True,
-    help="Also under cocotb as its own runner builds it, every signal public (minutes to compile).",
-)
-@click.option("--no-cocotb", is_flag=True, help="Skip the run under cocotb.")
-@common_options
-def command(
-    preset: str,
-    repeats: int,
-    no_build: bool,
-    all_signals: bool,
-    no_cocotb: bool,
-    as_json: bool,
-    out: Path | None,
-) -> None:
-    """Measure the speed of the executions and print ratios."""
-    result = measure(
-        preset, repeats, builds=not no_build, cocotb=not no_cocotb, all_signals=all_signals
-    )
-    emit(result, as_json=as_json, text=_text(result), out=out, name="bench")

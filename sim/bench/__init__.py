@@ -1,0 +1,1 @@
+"""`bankside bench`: speed of the executions, one file per engine."""
