@@ -172,8 +172,8 @@ def decode_score(bits: int, fmt: int) -> int:
 
 
 def step(new: int, old: int) -> int:
-    """Rescale step 0..255 from the maximum `old` to `new` >= `old` (integers as FP32, or MARKER):
-    0 if equal, 255 from MARKER.
+    """Rescale step 0..255 from the maximum `old` to `new` (integers as FP32, or MARKER): 0 if
+    equal, 255 from MARKER, else their distance up to 255.
     """
     if new == old:
         return 0
@@ -184,7 +184,9 @@ def step(new: int, old: int) -> int:
 
 
 def denominator(total: int) -> int:
-    """FP32 denominator (>= 0) -> argument of `reciprocal`, 1..2^48-1, with 24 fraction bits."""
+    """FP32 denominator (the sign is not looked at) -> argument of `reciprocal`, 1..2^48-1, with 24
+    fraction bits.
+    """
     _, significand, exponent = fp32_parts(total)
     shift = min(exponent + DENOM_FRAC_BITS, DENOM_BITS)
     return max(1, min((1 << DENOM_BITS) - 1, round_down(significand, shift)))

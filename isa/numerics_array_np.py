@@ -152,17 +152,17 @@ def decode_score(bits: U16, fmt: int) -> F32:
 
 
 def step(new: F32, old: F32) -> I64:
-    """Rescale step 0..255 from maximum `old` to `new` >= `old`."""
+    """Rescale step 0..255 from maximum `old` to `new`."""
     start = np.isneginf(old)
     known = np.where(start, np.float32(0), old).astype(np.float64)
     difference = np.where(start, 0.0, new).astype(np.float64) - known
-    grown = np.minimum(difference, base.SCALE_CLEAR).astype(np.int64)
+    grown = np.minimum(np.abs(difference), base.SCALE_CLEAR).astype(np.int64)
     return np.where(new == old, 0, np.where(start, base.SCALE_CLEAR, grown))
 
 
 def denominator(total: F32) -> I64:
     """Denominator -> argument of `reciprocal`, 1..2^48-1."""
-    scaled = np.asarray(total, np.float64) * 2.0**base.DENOM_FRAC_BITS
+    scaled = np.abs(np.asarray(total, np.float64)) * 2.0**base.DENOM_FRAC_BITS
     return np.clip(np.floor(scaled), 1, (1 << base.DENOM_BITS) - 1).astype(np.int64)
 
 
