@@ -1,0 +1,116 @@
+"""Passes of a schedule: how long they are and what their slots count as, by the iterations present.
+
+Ref: docs/array.md sections 3 and 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.errors import ProgramError
+from bankside.isa.spec import load_spec
+
+SPEC = load_spec("array")
+STALLS = SPEC.stalls
+MAC, MOVE, LANE, BUBBLE, SLOT, SETTLE, WAIT_LOAD, WAIT_STORE, LOADING, STORING, CONTROL = range(11)
+#: First index of the blocks of the lanes.
+LANE_BLOCKS = 8
+#: What an iteration is in a pattern.
+ABSENT, PRESENT, FINAL = range(3)
+_OPS = SPEC.enums["block_op"]
+_REASONS = {
+    **{_OPS[name]: MAC for name in ("qk", "lm", "exp", "sld", "slnv")},
+    **{_OPS[name]: MOVE for name in ("drain", "passx", "passd", "fill")},
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Operands of a BLOCK."""
+
+    index: int
+    op: int
+    start: int
+    length: int
+    stage: int
+    free: int
+    done: int
+
+    @property
+    def last_slot(self) -> int:
+        return self.start + self.length - 1
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass with one pattern of iterations.
+
+    cut: it ends early, and with it every iteration. counts: cycles by stall reason. frees: (slot,
+    stage) of the slots that free a tile's rows.
+    """
+
+    slots: int
+    cut: bool
+    counts: tuple[int, ...]
+    frees: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Schedule:
+    """Blocks since KERNEL. `passes` by pattern: a state per stage, ABSENT, PRESENT or FINAL."""
+
+    ii: int = 1
+    blocks: dict[int, Block] = field(default_factory=dict)
+    passes: dict[tuple[int, ...], Pass] = field(default_factory=dict)
+
+    def add(self, block: Block) -> None:
+        """One more block, or another one in its place."""
+        self.blocks[block.index] = block
+        self.passes = {}
+
+    @property
+    def stages(self) -> int:
+        """Passes that an iteration takes."""
+        return 1 + max((b.stage for b in self.blocks.values()), default=0)
+
+    def done(self) -> Block:
+        """The block that ends an iteration. Raises ProgramError when there is not just one."""
+        found = [b for b in self.blocks.values() if b.done]
+        if len(found) != 1:
+            raise ProgramError(
+                f"{len(found)} blocks of the schedule have `done`; a RUN needs one, which ends last"
+            )
+        return found[0]
+
+    def of(self, pattern: tuple[int, ...]) -> Pass:
+        """The pass in which the iterations of `pattern` are under way."""
+        if pattern not in self.passes:
+            self.passes[pattern] = self._classify(pattern)
+        return self.passes[pattern]
+
+    def _classify(self, pattern: tuple[int, ...]) -> Pass:
+        done = self.done()
+        present = [b for b in self.blocks.values() if pattern[b.stage] != ABSENT]
+        cut = done in present and not any(pattern[: done.stage]) and done.last_slot < self.ii - 1
+        slots = done.last_slot + 1 if cut else self.ii
+        counts = np.bincount(self._reasons(pattern)[:slots], minlength=len(STALLS))
+        frees = sorted((b.last_slot, b.stage) for b in present if b.free)
+        return Pass(slots, cut, tuple(counts.tolist()), tuple(f for f in frees if f[0] < slots))
+
+    def _reasons(self, pattern: tuple[int, ...]) -> NDArray[np.int64]:
+        """Stall reason of each slot: what it would be without words, then words of the lanes, then
+        words of the 2D array, which count before them.
+        """
+        reasons = np.full(self.ii, SLOT)
+        for block in self.blocks.values():
+            reasons[block.start : block.last_slot + 1] = BUBBLE
+        for block in sorted(self.blocks.values(), key=lambda b: -b.index):
+            state, slots = pattern[block.stage], slice(block.start, block.last_slot + 1)
+            if block.index >= LANE_BLOCKS and state == FINAL:
+                reasons[slots] = LANE
+            elif block.index < LANE_BLOCKS and state != ABSENT:
+                reasons[slots] = _REASONS[block.op]
+        return reasons
