@@ -26,8 +26,6 @@ class LoadEngine(wiring.Component):
         No further burst begins.
     busy : Out
         Bursts are under way (registered).
-    idle : Out
-        No command waits and no burst is under way (registered).
     bus_error : Out
         A beat came with an error (one cycle per beat).
     begin, last, complete : Out
@@ -49,7 +47,7 @@ class LoadEngine(wiring.Component):
                 "address": Out(self._layout["buf"].shape),
                 "data": Out(bits),
                 "stop": In(1),
-                **dict.fromkeys(("row_en", "column_en", "busy", "idle", "bus_error"), Out(1)),
+                **dict.fromkeys(("row_en", "column_en", "busy", "bus_error"), Out(1)),
                 **dict.fromkeys(("begin", "last", "complete"), Out(1)),
             }
         )
@@ -71,10 +69,7 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.commands), walk.i)
         self._addresses(m, walk, bursts)
         self._beats(m, bursts)
-        m.d.comb += [
-            self.busy.eq(bursts.o.valid),
-            self.idle.eq(~self.commands.valid & ~bursts.o.valid),
-        ]
+        m.d.comb += self.busy.eq(bursts.o.valid)
         return m
 
     def _addresses(self, m: Module, walk: BurstWalk, bursts: Queue) -> None:

@@ -29,8 +29,6 @@ class StoreEngine(wiring.Component):
         No further burst begins.
     busy : Out
         Responses are awaited (registered).
-    idle : Out
-        No command waits and no response is awaited (registered).
     bus_error : Out
         A burst was answered with an error (one cycle per burst).
     begin, last, complete : Out
@@ -53,7 +51,7 @@ class StoreEngine(wiring.Component):
                 "address": Out(self._layout["buf"].shape),
                 "data": In(8 * self._beat_bytes),
                 "stop": In(1),
-                **dict.fromkeys(("busy", "idle", "bus_error"), Out(1)),
+                **dict.fromkeys(("busy", "bus_error"), Out(1)),
                 **dict.fromkeys(("begin", "last", "complete"), Out(1)),
             }
         )
@@ -68,10 +66,7 @@ class StoreEngine(wiring.Component):
         self._addresses(m, walk, responses, left)
         self._beats(m, walk, left)
         self._responses(m, responses)
-        m.d.comb += [
-            self.busy.eq(responses.o.valid),
-            self.idle.eq(~self.commands.valid & ~responses.o.valid),
-        ]
+        m.d.comb += self.busy.eq(responses.o.valid)
         return m
 
     def _addresses(self, m: Module, walk: BurstWalk, responses: Queue, left: Signal) -> None:

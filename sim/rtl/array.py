@@ -1,0 +1,219 @@
+"""The `rtl` execution of the `array` engine: the Amaranth RTL compiled by Verilator, driven through
+a C++ shim that is its host and its main memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.errors import ProgramError, ToolError
+from bankside.hw.array import host
+from bankside.hw.array.top import ArrayTop, trace_layout
+from bankside.isa.array_machine import ELEMENT_BYTES, ArrayMachine
+from bankside.isa.program import Program
+from bankside.isa.spec import load_spec
+from bankside.sim.elaborate import to_verilog
+from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
+from bankside.sim.rtl.verilate import CXXFLAGS, build_library
+
+TOP = "bankside_array_top"
+_SPEC = load_spec("array")
+_STATUS = {name: 1 << bit for bit, name in enumerate(host.STATUS_BITS)}
+
+
+class _Timing(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in ("bytes", "read_latency", "write_latency", "beat_cycles")
+    ]
+
+
+class _Report(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64) for name in ("cycles", "counted", "status", "pc", "refused")
+    ] + [("counts", ctypes.c_uint64 * len(_SPEC.stalls))]
+
+
+def _defines(machine: ArrayMachine) -> dict[str, int]:
+    trace = trace_layout()
+    passes = trace["compute"]
+    compute = {
+        f"TRACE_{name.upper()}": passes.offset + field.offset for name, field in passes.shape
+    }
+    addresses = ("CONTROL", "STATUS", "CYCLES", "POSITION", "COUNTERS", "PROGRAM", "START", "CLEAR")
+    return {
+        "BUS_BITS": 8 * ELEMENT_BYTES * machine.bus_elements,
+        "REASONS": len(_SPEC.stalls),
+        "DONE": _STATUS["done"],
+        **{name: getattr(host, name) for name in addresses},
+        **compute,
+        "TRACE_TILE_BITS": passes.shape["tile"].width,
+        **{f"TRACE_{name.upper()}": trace[name].offset for name in ("running", "load", "store")},
+    }
+
+
+def _load(machine: ArrayMachine, waves: bool) -> ctypes.CDLL:
+    library = build_library(
+        to_verilog(ArrayTop(machine), TOP),
+        TOP,
+        Path(__file__).with_name("array_shim.cpp"),
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in _defines(machine).items())),
+        trace=waves,
+    )
+    library.array_new.restype = ctypes.c_void_p
+    for name in ("array_pass_count", "array_event_count"):
+        getattr(library, name).restype = ctypes.c_uint64
+    return library
+
+
+def _pointer(array: NDArray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+class ArrayRtl:
+    """One machine in RTL. The first use of a machine compiles it (cached by content)."""
+
+    def __init__(self, machine: ArrayMachine, *, waves: bool = False) -> None:
+        self.machine = machine
+        self.rtl_cycles = 0
+        self._library = _load(machine, waves)
+        self._handle: ctypes.c_void_p | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Power-on state."""
+        self.close()
+        memory = self.machine.config.memory
+        timing = _Timing(
+            memory.bytes,
+            memory.read_latency_cycles,
+            memory.write_latency_cycles,
+            memory.beat_cycles,
+        )
+        self._handle = ctypes.c_void_p(self._library.array_new(ctypes.byref(timing)))
+
+    def close(self) -> None:
+        """Free the model."""
+        if self._handle is not None:
+            self._library.array_delete(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_library", None) is not None:
+            self.close()
+
+    def record_waves(self, path: Path, first_cycle: int, last_cycle: int) -> None:
+        """Write cycles first..last of the next program to a VCD file (needs waves=True)."""
+        self._library.array_waves(
+            self._handle,
+            str(path).encode(),
+            ctypes.c_uint64(first_cycle),
+            ctypes.c_uint64(last_cycle),
+        )
+
+    def run(self, program: Program, *, trace: bool = False, limit: int = 100_000_000) -> Result:
+        """Execute `program`; its `host_in` ([rows, n] of uint16) is the main memory before,
+        `Result.outputs` afterwards.
+
+        Raises ProgramError when the program or its memory does not fit, when the RTL refuses a
+        command word, when the memory answers with an error, and when there is no HALT within
+        `limit` cycles.
+        """
+        self._check_sizes(program)
+        image = np.array(program.host_in, "<u2", order="C")
+        words, report = self._words(program), _Report()
+        self._library.array_run(
+            self._handle,
+            _pointer(words),
+            ctypes.c_uint64(len(words)),
+            _pointer(image),
+            ctypes.c_uint64(image.nbytes),
+            ctypes.c_uint64(limit),
+            int(trace),
+            ctypes.byref(report),
+        )
+        self.rtl_cycles += report.cycles
+        self._check(program, report)
+        counters = dict(zip(_SPEC.stalls, report.counts, strict=True))
+        commands, macros = (
+            (self._commands(), self._macros())
+            if trace
+            else (np.zeros(0, COMMAND_DTYPE), np.zeros(0, MACRO_DTYPE))
+        )
+        return Result(image, report.cycles, counters, commands, macros, "array")
+
+    def _words(self, program: Program) -> NDArray[np.uint64]:
+        """Command words, with an illegal one behind them where there is room: what an earlier
+        program left there must not be executed.
+        """
+        size = self.machine.config.array.program_words
+        return np.array([*program.words, 0][:size], "<u8")
+
+    def _check_sizes(self, program: Program) -> None:
+        config = self.machine.config
+        if len(program.words) > config.array.program_words:
+            raise ProgramError(
+                f"{len(program.words)} command words, but {config.name} holds "
+                f"{config.array.program_words}; raise array.program_words"
+            )
+        shape, elements = program.host_in.shape, self.machine.bus_elements
+        if len(shape) != 2 or shape[1] != elements:
+            raise ProgramError(
+                f"the memory image has the shape {shape}; {config.name} has bus words of "
+                f"{elements} elements: expected [rows, {elements}]"
+            )
+        if program.host_in.nbytes > config.memory.bytes:
+            raise ProgramError(
+                f"the memory image has {program.host_in.nbytes} bytes, but {config.name} has "
+                f"{config.memory.bytes}; raise memory.bytes"
+            )
+
+    def _check(self, program: Program, report: _Report) -> None:
+        if report.refused:
+            raise ToolError(f"the RTL refused {report.refused} program words; report this")
+        if report.status & _STATUS["bus_error"]:
+            raise ProgramError(
+                f"the memory answered with an error, front end at command {report.pc}; addresses "
+                f"end at {self.machine.config.memory.bytes}: correct mem and its steps"
+            )
+        if report.status & _STATUS["error"]:
+            raise ProgramError(
+                f"command {report.pc}: the front end refuses word {program.words[report.pc]:#018x}"
+                if report.pc < len(program.words)
+                else f"command {report.pc}: the program runs past its end; end it with HALT"
+            )
+        if report.status != _STATUS["done"]:
+            raise ProgramError(
+                f"not finished after {report.cycles} cycles, front end at command {report.pc}"
+            )
+        if report.cycles != report.counted:
+            raise ToolError(
+                f"the program ran {report.cycles} cycles, the RTL counted {report.counted}; report "
+                f"this"
+            )
+
+    def _commands(self) -> NDArray[np.void]:
+        raw = np.zeros((self._library.array_pass_count(self._handle), 3), "<u8")
+        self._library.array_passes(self._handle, _pointer(raw))
+        commands = np.zeros(len(raw), COMMAND_DTYPE)
+        for column, name in enumerate(("cycle", "code", "row")):
+            commands[name] = raw[:, column]
+        return commands
+
+    def _macros(self) -> NDArray[np.void]:
+        """Every engine works on its commands in order, so the k-th event of each kind belongs to
+        its k-th command.
+        """
+        raw = np.zeros((self._library.array_event_count(self._handle), 3), "<u8")
+        self._library.array_events(self._handle, _pointer(raw))
+        opcodes = {command.engine: command.opcode for command in _SPEC.commands.values()}
+        rows = []
+        for engine, name in enumerate(_SPEC.engines):
+            events = raw[raw[:, 1] == engine]
+            times = [events[events[:, 2] == kind, 0].tolist() for kind in range(3)]
+            rows += [(engine, opcodes[name], *row) for row in zip(*times, strict=True)]
+        return np.array(sorted(rows, key=lambda row: (row[2], row[0])), MACRO_DTYPE)
