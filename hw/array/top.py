@@ -136,7 +136,7 @@ class ArrayCore(wiring.Component):
 
 class ArrayTop(wiring.Component):
     """The machine with the ports of an IP block: AXI4-Lite slave `s_axil_*` (register map: section
-    6), AXI4 manager `m_axi_*` (main memory), `trace`.
+    6), AXI4 manager `m_axi_*` (main memory), `events` (see `trace_layout`).
 
     The core's reset is a register: with it a simulator evaluates the logic in front of the core's
     registers once per cycle, and CLEAR resets the core once the memory is quiet.
@@ -150,7 +150,8 @@ class ArrayTop(wiring.Component):
                 **prefixed("s_axil_", self._host.signature.members["axi"].signature),
                 **prefixed("m_axi_", core["read"].signature),
                 **prefixed("m_axi_", core["write"].signature),
-                "trace": core["trace"],
+                # Verilator's models have a function `trace`.
+                "events": core["trace"],
             }
         )
 
@@ -171,6 +172,6 @@ class ArrayTop(wiring.Component):
             host.bus_error.eq(core.bus_error),
             host.cleared.eq(host.clear & reset),
             core.stop.eq(host.clear),
-            self.trace.eq(core.trace),
+            self.events.eq(core.trace),
         ]
         return m

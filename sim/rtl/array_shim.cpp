@@ -2,7 +2,7 @@
 // section 4), traces.
 //
 // Built with -DBUS_BITS, -DREASONS (stall counters), -DCONTROL, -DSTATUS, ... (byte addresses and bits of the register map),
-// -DTRACE_... (bits of the port `trace`).
+// -DTRACE_... (bits of the port `events`).
 #include <cstdlib>
 #include <deque>
 #include <vector>
@@ -142,7 +142,7 @@ struct Report {
     uint64_t counts[REASONS];
 };
 
-bool traced(const Machine& machine, unsigned bit) { return bankside::get_bits(machine.model.top->trace, bit, 1); }
+bool traced(const Machine& machine, unsigned bit) { return bankside::get_bits(machine.model.top->events, bit, 1); }
 
 // `count` register writes, as many per cycle as the machine takes; how many were not answered with OKAY.
 uint64_t write_registers(Machine& machine, uint64_t address, const uint64_t* values, uint64_t count) {
@@ -184,7 +184,7 @@ uint64_t read_register(Machine& machine, uint64_t address) {
 
 void record(Machine& machine, uint64_t cycle) {
     machine.model.settle();
-    const auto& trace = machine.model.top->trace;
+    const auto& trace = machine.model.top->events;
     if (traced(machine, TRACE_SLOT_0))
         machine.passes.push_back({cycle, traced(machine, TRACE_ITERATION),
                                   bankside::get_bits(trace, TRACE_TILE, TRACE_TILE_BITS)});
