@@ -1,0 +1,1 @@
+"""Numbers of published designs, recomputed from their parameters."""
