@@ -72,6 +72,8 @@ class TimingProgram:
         deepest = int(self.rng.choice([0, 1, 2, 7]))
         for index in range(first, last + 1):
             start = at + self._int(0, 3) * self._maybe(0.3)
+            if not blocks and not first:
+                start = min(start, ii - 1)
             if start >= ii or (blocks and self._maybe(0.15)):
                 break
             length = self._int(1, min(ii - start, 12))
