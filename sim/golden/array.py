@@ -97,6 +97,7 @@ class ArrayGolden:
         """
         self._memory = self._image(program)
         self.compute.forget()
+        self.registers = dict.fromkeys(_REGISTERS.values(), 0)
         engines = _Engines()
         for step in walk(program):
             name = step.instruction.name
