@@ -23,6 +23,8 @@ FORMATS = ("fp16", "bf16")
 LANE_PARTS = frozenset(OPS) - {"qk", "exp"}
 #: Operations that read the row banks, and with them the keys or values of the tile.
 ROW_READERS = ("qk", "slnv")
+#: Operations that read or write the tile's scores in the column banks.
+SCORE_USERS = ("drain", "passx", "passd", "fill")
 PE_BLOCKS, LANE_BLOCKS = 8, 4
 MAX_STAGE = 7
 EXP_WORDS = 7
@@ -88,6 +90,15 @@ class Schedule:
     def stages(self) -> int:
         """Iterations that are under way at once."""
         return max(block.stage for block in self.blocks) + 1
+
+    @property
+    def score_ring(self) -> int:
+        """Iterations after which the words of a tile's scores can be written again."""
+        users = [b for b in self.blocks if b.op in SCORE_USERS]
+        if not users:
+            return 0
+        first, last = min(map(self.begin, users)), max(map(self.end, users))
+        return -(-(last - first) // self.ii)
 
     def marked(self) -> Schedule:
         """The same with `free` on the last reader of the row banks and `done` on the last block."""
@@ -196,9 +207,7 @@ def distances(
     return [rule for rule in rules if rule.first in lengths and rule.second in lengths]
 
 
-def _tag_lifetimes(
-    lengths: dict[str, int], machine: ArrayMachine, chunked: bool
-) -> list[Distance]:
+def _tag_lifetimes(lengths: dict[str, int], machine: ArrayMachine, chunked: bool) -> list[Distance]:
     """All uses of what belongs to a tag end before the next iteration of that tag begins."""
     users = [op for op in lengths if op in PE_OPS and op not in ("passx", "passd")]
     if chunked and "passx" in lengths:

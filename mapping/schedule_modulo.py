@@ -129,8 +129,8 @@ def _positive_cycle(problem: Problem, rules: list[Distance], ii: int) -> bool:
 def _no_schedule(problem: Problem, ii: int) -> str:
     lengths = ", ".join(f"{op} {length}" for op, length in problem.lengths)
     return (
-        f"no schedule for the blocks {lengths} with up to {ii} slots per pass; use fewer or shorter "
-        f"blocks, or raise array.score_registers"
+        f"no schedule for the blocks {lengths} with up to {ii} slots per pass; use fewer or "
+        f"shorter blocks, or raise array.score_registers"
     )
 
 

@@ -1,0 +1,1 @@
+"""Bindings: which Einsum of a cascade runs as which block on which unit, as YAML files."""

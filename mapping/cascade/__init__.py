@@ -1,0 +1,1 @@
+"""Cascades of Einsums as data, and what follows from them."""
