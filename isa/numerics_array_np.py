@@ -180,6 +180,7 @@ def mulq(x: F32, q: ArrayLike, e: ArrayLike) -> F32:
     kept = (aligned + (1 << 24) - 1 + (aligned >> 25 & 1)) >> 25
     # The hidden one, or a carry out of the rounding, adds to the exponent field.
     size = (field + 23 - short - np.asarray(e, np.int64) << 23) + kept
-    size = np.where((field == 0) | (size < 1 << 23), 0, np.minimum(size, base.FP32_MAX))
+    zero = (field == 0) | (product == 0) | (size < 1 << 23)
+    size = np.where(zero, 0, np.minimum(size, base.FP32_MAX))
     sign = np.where(size > 0, bits >> 31 << 31, 0)
     return (size | sign).astype(np.uint32).view(np.float32)

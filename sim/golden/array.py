@@ -73,8 +73,8 @@ class ArrayGolden:
     """One machine of the `array` engine.
 
     State that lives on between programs: `row` uint16 [R, row_words * n] and `column` uint16
-    [C, column_words * n] (bits of the banks), the descriptor registers, schedule, PEs and lanes.
-    Main memory comes with each program.
+    [C, column_words * n] (bits of the banks), schedule, PEs and lanes. Main memory comes with each
+    program.
     """
 
     def __init__(self, machine: ArrayMachine) -> None:
@@ -86,7 +86,6 @@ class ArrayGolden:
         mc, n = self.machine, self.machine.bus_elements
         self.row = np.zeros((mc.rows, mc.config.array.row_words * n), np.uint16)
         self.column = np.zeros((mc.columns, mc.config.array.column_words * n), np.uint16)
-        self.registers = dict.fromkeys(_REGISTERS.values(), 0)
         self.compute = Compute(mc, self.row, self.column)
 
     # --- order of execution -------------------------------------------------------------------

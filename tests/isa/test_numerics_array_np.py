@@ -119,6 +119,8 @@ def test_division():
     want = [ref.mulq(v, *pair) for v, pair in zip(x, pairs, strict=True)]
     assert bits(fast.mulq(f32(x), q, e)) == want
     assert bits(fast.mulq(f32(x), 1 << 25, 24)) == x
+    # Power-on state of a lane that has not divided yet.
+    assert not fast.mulq(f32(x), 0, 0).any()
 
 
 def scalar_dot(a: list[int], b: list[int]) -> int:
