@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Mux, Signal
 from click.testing import CliRunner
 
 from bankside.errors import ConfigError, ToolError
@@ -23,46 +22,14 @@ from bankside.sim.rtl.cocotb_runner import (
 )
 
 BENCHES = Path(__file__).parent / "benches"
+sys.path.insert(0, str(BENCHES))
+
+from twins import Twin, late, sometimes  # noqa: E402
+
 SEED = 5
 # A twin needs no g++ where Icarus is installed, which saves seconds each.
 TWIN_SIMULATOR = "verilator" if missing_simulator("icarus") else "icarus"
 simulators = pytest.mark.parametrize("simulator", SIMULATORS)
-
-
-class Twin(wiring.Component):
-    """A component with one output spoilt: `change(m, value, ports)` gives its new value."""
-
-    def __init__(self, component: wiring.Component, port: str, change) -> None:
-        self.component, self.port, self.change = component, port, change
-        super().__init__(dict(component.signature.members))
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        m.submodules.unit = unit = self.component
-        for path, member, value in self.signature.flatten(self):
-            inner = unit
-            for step in path:
-                inner = getattr(inner, str(step))
-            if member.flow == wiring.In:
-                m.d.comb += inner.eq(value)
-            else:
-                spoilt = "__".join(map(str, path)) == self.port
-                m.d.comb += value.eq(self.change(m, inner, unit) if spoilt else inner)
-        return m
-
-
-def late(m, value, unit):
-    """The value of the cycle before."""
-    held = Signal.like(value)
-    m.d.sync += held.eq(value)
-    return held
-
-
-def sometimes(m, value, unit):
-    """0 in one cycle of eight."""
-    count = Signal(3)
-    m.d.sync += count.eq(count + 1)
-    return Mux(count == 7, 0, value)
 
 
 def withdrawn(m, value, unit):
