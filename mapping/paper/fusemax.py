@@ -116,17 +116,25 @@ def _occupied(binding_name: str, work: Attention, cycles: Size) -> Size:
 # --- everything together ----------------------------------------------------------------------
 
 
-def estimate(binding_name: str, work: Attention, *, artifact: bool = True) -> Estimate:
+def estimate(
+    binding_name: str,
+    work: Attention,
+    *,
+    artifact: bool = True,
+    hardware: Hardware | None = None,
+) -> Estimate:
     """Time, traffic, energy and utilisation of attention.
 
     artifact: count as the published results do, with the lost first reads of
-    `fusemax_counts.first_reads` and without the exponentials of +Cascade.
+    `fusemax_counts.first_reads` and without the exponentials of +Cascade. hardware: buffer and
+    energies, by default those of the binding.
     """
     data = fusemax()
     binding = data.binding(binding_name)
+    hardware = hardware or data.hardware[binding.hardware]
     tiles = work.instances * work.query_tiles * work.key_tiles
     stages = stage_cycles(binding_name, work)
-    phases = phase_counts(binding_name, work, artifact=artifact)
+    phases = phase_counts(binding_name, work, artifact=artifact, hardware=hardware)
     latency: Size = 0
     for cycles, counts in zip(stages, phases, strict=True):
         compute = tiles * sum(cycles) / data.clock_hz
@@ -141,7 +149,7 @@ def estimate(binding_name: str, work: Attention, *, artifact: bool = True) -> Es
         memory_s=memory_seconds(moved),
         cycles_per_tile=sum(map(sum, stages)),
         traffic_bytes=moved.dram * data.element_bytes,
-        energy_pj=energy(binding, work, moved, artifact=artifact),
+        energy_pj=energy(binding, work, moved, hardware, artifact=artifact),
         util_2d=busy["array"] * tiles / data.clock_hz / latency,
         util_1d=busy["lanes"] * tiles / data.clock_hz / latency,
     )
@@ -165,10 +173,16 @@ def memory_seconds(counts: Counts) -> Size:
     return counts.dram * data.element_bytes / data.dram_bytes_per_s
 
 
-def phase_counts(binding_name: str, work: Attention, *, artifact: bool = True) -> list[Counts]:
+def phase_counts(
+    binding_name: str,
+    work: Attention,
+    *,
+    artifact: bool = True,
+    hardware: Hardware | None = None,
+) -> list[Counts]:
     """Accesses of each phase of a binding."""
     binding = fusemax().binding(binding_name)
-    hardware = fusemax().hardware[binding.hardware]
+    hardware = hardware or fusemax().hardware[binding.hardware]
     if binding_name == "unfused":
         return list(unfused_counts(work, hardware, artifact=artifact))
     if binding_name == "flat":
@@ -177,13 +191,14 @@ def phase_counts(binding_name: str, work: Attention, *, artifact: bool = True) -
     return [one_pass_counts(work, hardware, scores_in_buffer=through, artifact=artifact)]
 
 
-def energy(binding: Binding, work: Attention, moved: Counts, *, artifact: bool = True) -> Size:
+def energy(
+    binding: Binding, work: Attention, moved: Counts, hardware: Hardware, *, artifact: bool = True
+) -> Size:
     """Energy in pJ: operations of the cascade, main memory, buffer, registers of the 1D array.
 
     Registers of the PEs are not in it: the published energies count those of one PE only.
     """
     data = fusemax()
-    hardware = data.hardware[binding.hardware]
     total: Size = access_energy(moved, hardware)
     for einsum in data.cascades[binding.cascade].values():
         elements = _elements(einsum, work)

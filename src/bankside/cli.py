@@ -37,6 +37,7 @@ for _name, _target, _summary in (
         "Export the Verilog of a hardware description.",
     ),
     ("docs", "bankside.isa.emit:command", "Write the generated tables into the documentation."),
+    ("reproduce", "bankside.sim.reproduce:command", "Recompute the results of a publication."),
     ("bench", "bankside.sim.bench.cli:command", "Measure speed and accuracy."),
 ):
     COMMANDS.add(_name, Lazy(_target))
