@@ -28,6 +28,20 @@ REASONS: dict[str, tuple[str, str]] = {
     "wait_host": ("#7d8b99", "waiting for the host"),
     "control": ("#c5ccd3", "control"),
 }
+#: The same for the array, seen from its sequencer.
+ARRAY_REASONS: dict[str, tuple[str, str]] = {
+    "mac": ("#1b8a5a", "2D array computes"),
+    "move": ("#3d7ea6", "scores and probabilities move"),
+    "lane": ("#4fb3bf", "only the lanes work"),
+    "bubble": ("#f4b942", "filling and emptying the pipeline"),
+    "slot": ("#e8743b", "gaps of the schedule"),
+    "wait_load": ("#b5384a", "waiting for loads"),
+    "wait_store": ("#e8949f", "waiting for stores"),
+    "settle": ("#8e5ea2", "last results under way"),
+    "store": ("#7d8b99", "storing results"),
+    "load": ("#4a5560", "loading"),
+    "control": ("#c5ccd3", "control"),
+}
 #: Macro-command -> colour and meaning, for the timeline.
 MACROS: dict[str, tuple[str, str]] = {
     "OPEN": ("#e8743b", "open rows"),
@@ -116,10 +130,14 @@ def _context(value: float) -> str:
     return f"{value / 1024:.0f} K" if value >= 1024 and value % 1024 == 0 else f"{value:,.0f}"
 
 
-def stall_bars(stalls: Mapping[str, int]) -> str:
+def stall_bars(
+    stalls: Mapping[str, int],
+    meanings: Mapping[str, tuple[str, str]] = REASONS,
+    axis: str = "memory-clock cycles of all attention calls",
+) -> str:
     """Where the cycles went: one bar per reason, with cycles and share."""
     total = sum(stalls.values()) or 1
-    rows = [(REASONS.get(k, ("#888", k)), v) for k, v in stalls.items()]
+    rows = [(meanings.get(k, ("#888", k)), v) for k, v in stalls.items()]
     rows.sort(key=lambda row: row[1])
 
     def draw(figure: Figure) -> None:
@@ -130,10 +148,10 @@ def stall_bars(stalls: Mapping[str, int]) -> str:
             _beside(axes, value, place, f"{value:,} ({100 * value / total:.1f} %)")
         axes.set_xlim(0, 1.22 * max(value for _, value in rows) or 1)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("memory-clock cycles of all attention calls")
+        axes.set_xlabel(axis)
         _thousands(axes.xaxis)
 
-    return _svg(9.6, 3.9, draw, "Stall reasons of all attention calls")
+    return _svg(9.6, 3.9, draw, "Stall reasons")
 
 
 def _stack(axes: Axes, x: Sequence[float], parts: Mapping[str, Sequence[float]]) -> list[Patch]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bankside.errors import ConfigError
 from bankside.sim import plots
+from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.report_files import CALLS, PAGE, RESULT, TIMELINE
 from bankside.units import format_si
 
@@ -76,6 +76,7 @@ def render(folder: Path, result: Mapping) -> str:
             _calls(result, calls) if calls else "",
             _timeline(timeline) if timeline else "",
             _bandwidth(result),
+            _prefill(result["prefill"]) if result.get("prefill") else "",
             _machine(result["full_machine"]) if result.get("full_machine") else "",
             _limits(),
             _files(result),
@@ -86,46 +87,7 @@ def render(folder: Path, result: Mapping) -> str:
             f"{folder / RESULT}: {type(error).__name__} at {error}; it was written by another "
             "version or changed by hand; run `bankside run` again"
         ) from error
-    return _page(f"bankside: {result['name']}", "\n".join(part for part in parts if part))
-
-
-# --- building blocks ---------------------------------------------------------------------------
-
-
-def _e(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{_e(title)}</h2>{''.join(parts)}</section>"
-
-
-def _p(text: str) -> str:
-    """A paragraph; `text` is HTML."""
-    return f"<p>{text}</p>"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int = 1) -> str:
-    """A table of plain text; columns from `numeric_from` on are right-aligned."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i >= numeric_from else ''}>{_e(v)}</{tag}>"
-            for i, v in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f"<div class=scroll><table><thead><tr>{cells('th', header)}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _card(state: str, title: str, value: str, note: str) -> str:
-    return (
-        f'<div class="card {state}"><div class=t>{_e(title)}</div><div class=v>{_e(value)}</div>'
-        f"<div class=s>{_e(note)}</div></div>"
-    )
+    return page(f"bankside: {result['name']}", "\n".join(part for part in parts if part))
 
 
 # --- sections ----------------------------------------------------------------------------------
@@ -134,24 +96,24 @@ def _card(state: str, title: str, value: str, note: str) -> str:
 def _head(result: Mapping) -> str:
     facts, shape = result["machine_facts"], result["model_shape"]
     return (
-        f"<header><h1>{_e(result['name'])}</h1>"
-        f"<p class=sub>A language model ({_e(result['model'])}: {shape['layers']} layers, "
+        f"<header><h1>{e(result['name'])}</h1>"
+        f"<p class=sub>A language model ({e(result['model'])}: {shape['layers']} layers, "
         f"{shape['query_heads']} query and {shape['kv_heads']} key/value heads of "
         f"{shape['head_dim']}) writes text. Its decode attention runs beside the banks of one "
-        f"DRAM rank ({_e(result['machine'])}: {_e(facts['standard'])}, {facts['chips']} chips of "
+        f"DRAM rank ({e(result['machine'])}: {e(facts['standard'])}, {facts['chips']} chips of "
         f"{facts['banks']} banks, {facts['query_lanes']} query lane"
         f"{'s' if facts['query_lanes'] > 1 else ''} per bank unit, N_hc = {facts['nhc']}). "
-        f"Executions: {_e(', '.join(result['executions']))}.</p></header>"
+        f"Executions: {e(', '.join(result['executions']))}.</p></header>"
     )
 
 
 def _agreement(result: Mapping, kind: str, title: str, unit: str) -> str:
     count, compared = result[f"{kind}_mismatches"], result[f"{kind}s_compared"]
     if count is None:
-        return _card("grey", title, "not compared", "this run did not include both executions")
+        return card("grey", title, "not compared", "this run did not include both executions")
     if count:
-        return _card("bad", title, f"{count:,} differ", f"of {compared:,} programs compared")
-    return _card("good", title, "equal", f"{compared:,} programs, every {unit}")
+        return card("bad", title, f"{count:,} differ", f"of {compared:,} programs compared")
+    return card("good", title, "equal", f"{compared:,} programs, every {unit}")
 
 
 def _verdicts(result: Mapping) -> str:
@@ -160,14 +122,14 @@ def _verdicts(result: Mapping) -> str:
     cards = [
         _agreement(result, "bit", "RTL against golden model", "bit"),
         _agreement(result, "cycle", "RTL against timing model", "command, stall and cycle"),
-        _card(
+        card(
             "blue",
             "Attention",
             f"{result['attention_calls']:,} calls",
             f"{result['cycles']:,} memory-clock cycles at {result['clock_mhz']:,.0f} MHz "
             f"({format_si(seconds, 's')}), counted by {source}",
         ),
-        _card(
+        card(
             "blue",
             "DRAM utilisation",
             f"{100 * result['utilisation']:.1f} %",
@@ -178,7 +140,7 @@ def _verdicts(result: Mapping) -> str:
     if study:
         best = max((p for p in study["points"] if p["variant"] == "base"), key=lambda p: p["tbps"])
         cards.append(
-            _card(
+            card(
                 "blue",
                 "Full machine (timing model)",
                 f"{best['tbps']:.1f} TB/s",
@@ -186,22 +148,25 @@ def _verdicts(result: Mapping) -> str:
                 f"{best['title']} at {best['context']:,} tokens",
             )
         )
-    differences = "".join(f"<li>{_e(text)}</li>" for text in result["differences"])
+    differences = "".join(f"<li>{e(text)}</li>" for text in result["differences"])
     if differences:
         differences = f"<p>First differences:</p><ul class=mono>{differences}</ul>"
     return f"<div class=cards>{''.join(cards)}</div>{differences}"
 
 
 def _text(result: Mapping) -> str:
+    part = result.get("prefill")
+    over_prompt = f"Its attention ran on {e(part['machine'])}. " if part else ""
     prompt = result["prompt"]
     shown = prompt if isinstance(prompt, str) else f"tokens {prompt} "
     text = result["text"] or f"tokens {result['tokens']}"
-    return _section(
+    return section(
         "Generated text",
-        f"<pre class=text><span class=prompt>{_e(shown)}</span><b>{_e(text)}</b></pre>",
-        _p(
+        f"<pre class=text><span class=prompt>{e(shown)}</span><b>{e(text)}</b></pre>",
+        paragraph(
             "Grey: the prompt. Its keys and values were computed in numpy and written into the "
-            f"DRAM ({result['append_cycles']:,} cycles, not part of the figures below). Black: "
+            f"DRAM ({result['append_cycles']:,} cycles, not part of the figures below). "
+            f"{over_prompt}Black: "
             "every further token was chosen from attention results that the engine computed."
         ),
     )
@@ -209,10 +174,10 @@ def _text(result: Mapping) -> str:
 
 def _stalls(result: Mapping) -> str:
     total = sum(result["stalls"].values())
-    return _section(
+    return section(
         "Where the cycles went",
         plots.stall_bars(result["stalls"]),
-        _p(
+        paragraph(
             f"Each of the {total:,} cycles has exactly one reason, seen from the engine that "
             "drives rows and bank units. The reasons sum to the cycles of all attention calls."
         ),
@@ -242,10 +207,10 @@ def _calls(result: Mapping, calls: Mapping) -> str:
             "With contexts as short as these, most of the time is the latency of a pipeline that "
             "is filled and emptied once, as the timeline of a call shows. "
         )
-    return _section(
+    return section(
         "Cycles per attention call",
         plots.cycles_per_call(contexts, means),
-        _p(
+        paragraph(
             f"One call takes {low:,} to {high:,} cycles. One row of all banks holds "
             f"{facts['row_tokens']:,} tokens of a head group, so that {rows} of keys and as many "
             f"of values are opened. {short}Steps appear where another token slot of every bank is "
@@ -256,10 +221,10 @@ def _calls(result: Mapping, calls: Mapping) -> str:
 
 def _timeline(document: Mapping) -> str:
     call = document["otherData"]["calls"][0]
-    return _section(
+    return section(
         "One attention call, cycle by cycle",
         plots.call_timeline(document),
-        _p(
+        paragraph(
             f"Layer {call['layer']} at {call['tokens']:,} tokens. Upper lanes: the four engines "
             "with their macro-commands. Lower lanes: every DRAM command of the call, in the "
             "colour of its kind. The newest key and value are written first; then query in, "
@@ -269,14 +234,34 @@ def _timeline(document: Mapping) -> str:
 
 
 def _bandwidth(result: Mapping) -> str:
-    return _section(
+    return section(
         "Bandwidth against the peak",
         plots.bandwidth_bars(result["bandwidth"]),
-        _p(
+        paragraph(
             "All banks work in lock-step, so a slot that holds a token in only some banks is read "
             "in all of them. The bus carries queries, partial scores, probabilities, partial "
             "results and the newest key and value; it never carries the cache."
         ),
+    )
+
+
+def _prefill(part: Mapping) -> str:
+    """Attention over the prompt, where the array computed it."""
+    facts = part["machine_facts"]
+    return section(
+        "Attention over the prompt on the array",
+        paragraph(
+            f"{part['attention_calls']:,} calls on {e(part['machine'])}, a spatial array of "
+            f"{facts['rows']} x {facts['columns']} PEs, schedule {e(part['binding'])}: "
+            f"{part['cycles']:,} cycles at {part['clock_mhz']:,.0f} MHz. The 2D array is busy in "
+            f"{100 * part['utilisation']:.1f} % of them."
+        ),
+        f"<div class=cards>{_agreement(part, 'bit', 'RTL against golden model', 'bit')}"
+        f"{_agreement(part, 'cycle', 'RTL against timing model', 'pass, command and cycle')}</div>",
+        plots.stall_bars(
+            part["stalls"], plots.ARRAY_REASONS, "array-clock cycles of attention over the prompt"
+        ),
+        paragraph("Each cycle has one reason, seen from the sequencer of the array."),
     )
 
 
@@ -287,7 +272,7 @@ def _machine(study: Mapping) -> str:
     # The base variant is measured once more among the variants.
     base = list({(p["model"], p["context"]): p for p in base}.values())
     parts = [
-        _p(
+        paragraph(
             f"The same kernel, by the timing model, at the size of the L3 paper: "
             f"{study['ranks']} ranks of DDR4-3200. {_anchor(study)}"
         ),
@@ -304,8 +289,8 @@ def _machine(study: Mapping) -> str:
             plots.variant_bars(varied, study["variants"], peak),
             _refresh_note(varied, study["refresh_share"]),
         ]
-    assumptions = "".join(f"<li>{_e(text)}</li>" for text in study["assumptions"])
-    return _section("The full machine", *parts, f"<h3>Assumptions</h3><ul>{assumptions}</ul>")
+    assumptions = "".join(f"<li>{e(text)}</li>" for text in study["assumptions"])
+    return section("The full machine", *parts, f"<h3>Assumptions</h3><ul>{assumptions}</ul>")
 
 
 def _anchor(study: Mapping) -> str:
@@ -318,7 +303,7 @@ def _anchor(study: Mapping) -> str:
         else f"but {anchor['rtl_cycles'] or 0:,} on the RTL: they differ"
     )
     return (
-        f"To tie it to the RTL: {anchor['kernels']} kernels of {_e(anchor['title'])} at "
+        f"To tie it to the RTL: {anchor['kernels']} kernels of {e(anchor['title'])} at "
         f"{anchor['context']:,} tokens were also run on the RTL: {anchor['timing_cycles'] or 0:,} "
         f"cycles by the timing model, {verdict}."
     )
@@ -352,7 +337,7 @@ def _machine_table(study: Mapping, points: Sequence[Mapping]) -> str:
         f"cycles at {contexts[-1]:,}", "balance: groups of one layer",
     )  # fmt: skip
     title = "TB/s (share of the peak) at"
-    return _table((title, *(f"{c:,}" for c in contexts)), reached) + _table(header, kernels)
+    return table((title, *(f"{c:,}" for c in contexts)), reached) + table(header, kernels)
 
 
 def _refresh_note(points: Sequence[Mapping], refresh_share: float) -> str:
@@ -364,7 +349,7 @@ def _refresh_note(points: Sequence[Mapping], refresh_share: float) -> str:
     if on and off:
         cost = 1 - off / on
         text = (
-            f"Refresh costs {100 * cost:.1f} % of the time of {_e(title)}; the refresh commands "
+            f"Refresh costs {100 * cost:.1f} % of the time of {e(title)}; the refresh commands "
             f"alone (tRFC / tREFI) would be {100 * refresh_share:.1f} %. "
         )
         if cost > 1.2 * refresh_share:
@@ -379,12 +364,12 @@ def _refresh_note(points: Sequence[Mapping], refresh_share: float) -> str:
             "bank: the row stays open longer than the window lasts. Whether a chip can supply the "
             "current for that is another question."
         )
-    return _p(text) if text else ""
+    return paragraph(text) if text else ""
 
 
 def _limits() -> str:
-    items = "".join(f"<li>{_e(text)}</li>" for text in NOT_MODELLED)
-    return _section("What is not modelled", f"<ul>{items}</ul>")
+    items = "".join(f"<li>{e(text)}</li>" for text in NOT_MODELLED)
+    return section("What is not modelled", f"<ul>{items}</ul>")
 
 
 _FILE_NOTES = {
@@ -410,7 +395,7 @@ def _files(result: Mapping) -> str:
         elif name.endswith(".gtkw"):
             note = "save file for GTKWave with the signals in groups: gtkwave " + name
         rows.append((name, note))
-    return _section("Files of this run", _table(("file", "what it is"), rows, 9))
+    return section("Files of this run", table(("file", "what it is"), rows, 9))
 
 
 def _provenance(result: Mapping) -> str:
@@ -419,51 +404,8 @@ def _provenance(result: Mapping) -> str:
     rows += list(data["tools"].items())
     shown = [(str(k), "-" if v is None else str(v)) for k, v in rows]
     description = json.dumps(data["description"], indent=1)
-    return _section(
+    return section(
         "Provenance",
-        _table(("", ""), shown, 9),
-        f"<details><summary>run description</summary><pre>{_e(description)}</pre></details>",
-    )
-
-
-_STYLE = """
-:root{--ink:#26323d;--soft:#5c6b79;--line:#dfe5ea;--paper:#fff;--back:#f3f6f8}
-*{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--ink);
-font:15px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:1060px;margin:0 auto;padding:28px 20px 60px}
-h1{font-size:27px;margin:0 0 6px;letter-spacing:-.2px}
-h2{font-size:19px;margin:0 0 12px}h3{font-size:16px;margin:26px 0 8px}
-.sub{color:var(--soft);margin:0 0 18px;max-width:90ch}
-section{background:var(--paper);border:1px solid var(--line);border-radius:10px;
-padding:20px 24px;margin:18px 0}
-p{max-width:95ch;margin:10px 0}
-ul{padding-left:22px;max-width:100ch}li{margin:4px 0}
-svg{width:100%;height:auto;display:block;margin:4px 0}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:12px}
-.card{background:var(--paper);border:1px solid var(--line);border-left:5px solid #9aa7b2;
-border-radius:8px;padding:12px 14px}
-.card .t{color:var(--soft);font-size:13px}.card .v{font-size:22px;font-weight:650;margin:2px 0}
-.card .s{color:var(--soft);font-size:12.5px;line-height:1.4}
-.good{border-left-color:#1b8a5a}.good .v{color:#14694a}.bad{border-left-color:#c0392b}
-.bad .v{color:#c0392b}.blue{border-left-color:#1f5fa8}
-pre{background:#f7f9fa;border:1px solid var(--line);border-radius:8px;padding:12px 14px;
-overflow-x:auto;font:13.5px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}
-pre.text{white-space:pre-wrap;font-size:16px;line-height:1.6}.prompt{color:#8794a0}
-.mono{font:13px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}
-.scroll{overflow-x:auto;margin:12px 0}
-table{border-collapse:collapse;font-size:13.5px;width:100%}
-th{text-align:left;color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
-th,td{padding:5px 10px;vertical-align:top}td{border-bottom:1px solid #eef1f4}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-summary{cursor:pointer;color:var(--soft)}
-"""
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{_e(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>{body}</main></body></html>\n"
+        table(("", ""), shown, 9),
+        f"<details><summary>run description</summary><pre>{e(description)}</pre></details>",
     )

@@ -1,4 +1,5 @@
-"""`bankside run`: a language model generates text, its decode attention runs on the `pim` engine.
+"""`bankside run`: a language model generates text, its decode attention runs on the `pim` engine,
+attention over the prompt on the `array` engine where the description says so.
 
 The description is one strict YAML file; the result is plain data, written as files that appear all
 at once or not at all.
@@ -19,9 +20,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from bankside.cache import build_root, file_hash
-from bankside.config import HardwareConfig
+from bankside.config import HardwareConfig, PimHardware
+from bankside.config_array import ArrayHardware
 from bankside.errors import BanksideError, ConfigError
+from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.machine import Machine
+from bankside.isa.machines import AnyMachine
+from bankside.mapping.binding.loader import load_binding
 from bankside.mapping.llm.loader import find_model, load_model
 from bankside.mapping.llm.model import Model
 from bankside.mapping.llm.transformer import Generation, generate
@@ -29,13 +34,14 @@ from bankside.provenance import collect
 from bankside.registry import Registry
 from bankside.schema import Section, key_problem, validate
 from bankside.sim import full_machine
+from bankside.sim.array_attention import ArrayPrompt
 from bankside.sim.attention import PimAttention
 from bankside.sim.compared import check_executions
 from bankside.sim.engine import Engine
 from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 from bankside.strict_yaml import Locations, load_yaml
 
-Make = Callable[[str, Machine], Engine]
+Make = Callable[[str, AnyMachine], Engine]
 
 
 class WaveOptions(Section):
@@ -97,6 +103,18 @@ class StudyOptions(Section):
         return self
 
 
+class PrefillOptions(Section):
+    """Attention over the prompt on an `array` machine, in the executions of the run.
+
+    Attributes:
+        machine: preset or file.
+        binding: schedule of the work (mapping/binding).
+    """
+
+    machine: str = "array_16x16"
+    binding: str = "interleaved"
+
+
 class RunDescription(Section):
     """What to generate, on which machine, in which executions, and what to write about it."""
 
@@ -109,6 +127,7 @@ class RunDescription(Section):
     nhc: Literal[1, 2, 4, 8, 16] | None = None
     temperature: float = Field(default=0.0, ge=0, le=100)
     seed: int = Field(default=0, ge=0)
+    prefill: PrefillOptions | None = None
     report: ReportOptions = ReportOptions()
     full_machine: StudyOptions | None = None
 
@@ -133,6 +152,7 @@ class Job:
     model_hash: str
     machine: Machine
     wave_machine: Machine | None
+    prefill_machine: ArrayMachine | None = None
 
     @property
     def prompt(self) -> bytes | list[int]:
@@ -160,11 +180,18 @@ def load_job(path: Path) -> Job:
     if description.report.waves is not None:
         with _blame(locations, "report", "waves", "machine"):
             wave_machine = _machine(_beside(path, description.report.waves.machine))
-    return Job(description, path.stem, model, digest, machine, wave_machine)
+    prefill_machine = None
+    if description.prefill is not None:
+        with _blame(locations, "prefill", "machine"):
+            source = _beside(path, description.prefill.machine)
+            prefill_machine = ArrayMachine.of(ArrayHardware.load(source))
+        with _blame(locations, "prefill", "binding"):
+            load_binding(description.prefill.binding)
+    return Job(description, path.stem, model, digest, machine, wave_machine, prefill_machine)
 
 
 def _machine(source: str) -> Machine:
-    return Machine.of(HardwareConfig.load(source))
+    return Machine.of(PimHardware.load(source))
 
 
 def _beside(path: Path, name: str) -> str:
@@ -188,12 +215,16 @@ def execute(
     on_token: Callable[[int], None] | None = None,
     on_point: Callable[[int], None] | None = None,
 ) -> tuple[dict, PimAttention]:
-    """Run a job. Returns the result as plain data, and the engine with its traces.
+    """Run a job. Returns the result as plain data, and the decode engine with its traces.
 
     `on_token` hears of every new token, `on_point` of every point of the full-machine study.
     """
     what = job.description
     attention = PimAttention(job.machine, what.executions, nhc=what.nhc, make=make)
+    prompt = None
+    if job.prefill_machine is not None and what.prefill is not None:
+        binding = what.prefill.binding
+        prompt = ArrayPrompt(job.prefill_machine, binding, what.executions, make=make)
     generation = generate(
         job.model,
         attention,
@@ -201,13 +232,15 @@ def execute(
         what.new_tokens,
         temperature=what.temperature,
         seed=what.seed,
+        prompt_engine=prompt,
         on_token=on_token,
     )
     study = None
     if what.full_machine is not None:
         study = _study(what.full_machine, on_point)
         study["anchor"] = _anchor(job, attention, what.full_machine)
-    return _result(job, attention, generation) | {"full_machine": study}, attention
+    result = _result(job, attention, generation) | {"full_machine": study}
+    return result | {"prefill": _prefill(prompt, what) if prompt is not None else None}, attention
 
 
 def _study(options: StudyOptions, on_point: Callable[[int], None] | None) -> dict:
@@ -305,6 +338,29 @@ def _result(job: Job, attention: PimAttention, generation: Generation) -> dict:
     }
 
 
+def _prefill(prompt: ArrayPrompt, what: RunDescription) -> dict:
+    """Attention over the prompt, as part of the result."""
+    machine, cycles = prompt.machine, prompt.cycles
+    return {
+        "machine": machine.config.name,
+        "config_hash": machine.config.content_hash,
+        "machine_facts": {"rows": machine.rows, "columns": machine.columns},
+        "binding": prompt.binding,
+        "attention_calls": len(prompt.calls),
+        "programs": prompt.programs,
+        "program_hash": prompt.program_hash,
+        **prompt.found.counts(),
+        "differences": list(prompt.found.details),
+        "cycles": cycles,
+        "rtl_cycles": cycles if "rtl" in what.executions else None,
+        "clock_domain": machine.clock_domain,
+        "clock_mhz": machine.clock_mhz,
+        "stalls_of": "attention over the prompt, all layers",
+        "stalls": prompt.stalls,
+        "utilisation": prompt.stalls["mac"] / cycles,
+    }
+
+
 def _machine_facts(machine: Machine, attention: PimAttention) -> dict:
     layout = attention.kernels.layout
     return {
@@ -362,7 +418,8 @@ def calls_table(attention: PimAttention) -> dict[str, list]:
 def agreed(result: dict) -> bool:
     """Whether no comparison of a run found a difference."""
     counts = ("bit_mismatches", "cycle_mismatches", "stall_sum_mismatches")
-    return not any(result[name] for name in counts)
+    parts = [result, result.get("prefill") or {}]
+    return not any(part.get(name) for part in parts for name in counts)
 
 
 @contextmanager

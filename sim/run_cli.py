@@ -119,6 +119,8 @@ def summary_text(result: Mapping, folder: Path, seconds: float) -> str:
         "where the cycles went (attention calls, seen from the bank units)",
     ]
     lines += _stall_lines(result["stalls"], total)
+    if result.get("prefill"):
+        lines += ["", *_prefill_lines(result["prefill"])]
     if result["full_machine"]:
         lines += ["", *_machine_lines(result["full_machine"])]
     lines += ["", f"{seconds:.1f} s; files in {folder}:"]
@@ -131,6 +133,20 @@ def _stall_lines(stalls: Mapping[str, int], total: int) -> Iterator[str]:
         bar = "#" * round(30 * cycles / total)
         yield f"  {reason:<12} {cycles:>12,} {100 * cycles / total:6.1f} %  {bar}"
     yield f"  {'sum':<12} {sum(stalls.values()):>12,}"
+
+
+def _prefill_lines(part: Mapping) -> Iterator[str]:
+    facts, total = part["machine_facts"], part["cycles"]
+    size = f"{facts['rows']} x {facts['columns']} PEs"
+    yield f"attention over the prompt on {part['machine']} ({size}, {part['binding']})"
+    yield f"  rtl == golden {_verdict(part, 'bit', 'bit')}"
+    yield f"  rtl == timing {_verdict(part, 'cycle', 'pass, command, stall and cycle')}"
+    yield (
+        f"  {part['attention_calls']} calls, {total:,} cycles at {part['clock_mhz']:,.0f} MHz, "
+        f"2D array {100 * part['utilisation']:.1f} % busy"
+    )
+    yield from (f"  ! {text}" for text in part["differences"])
+    yield from _stall_lines(part["stalls"], total)
 
 
 def _machine_lines(study: Mapping) -> Iterator[str]:
