@@ -24,7 +24,7 @@ LANE_PARTS = frozenset(OPS) - {"qk", "exp"}
 #: Operations that read the row banks, and with them the keys or values of the tile.
 ROW_READERS = ("qk", "slnv")
 #: Operations that read or write the tile's scores in the column banks.
-SCORE_USERS = ("drain", "passx", "passd", "fill")
+SCORE_READERS, SCORE_WRITERS = ("passx", "passd", "fill"), ("drain", "passx", "passd")
 PE_BLOCKS, LANE_BLOCKS = 8, 4
 MAX_STAGE = 7
 EXP_WORDS = 7
@@ -91,14 +91,19 @@ class Schedule:
         """Iterations that are under way at once."""
         return max(block.stage for block in self.blocks) + 1
 
-    @property
-    def score_ring(self) -> int:
-        """Iterations after which the words of a tile's scores can be written again."""
-        users = [b for b in self.blocks if b.op in SCORE_USERS]
-        if not users:
-            return 0
-        first, last = min(map(self.begin, users)), max(map(self.end, users))
-        return -(-(last - first) // self.ii)
+    def score_ring(self, machine: ArrayMachine) -> int:
+        """Iterations after which an iteration can use the column words of a tile's scores again."""
+        late = machine.element_latency
+        users = [b for b in self.blocks if b.op in SCORE_READERS]
+        reads = [(self.begin(b), self.end(b)) for b in users]
+        users = [b for b in self.blocks if b.op in SCORE_WRITERS]
+        writes = [(self.begin(b) + late, self.end(b) + late) for b in users]
+        if not writes:
+            return 1 if reads else 0
+        first, last = min(begin for begin, _ in writes), max(end for _, end in writes)
+        after_write = last - min(begin for begin, _ in [*reads, *writes])
+        after_read = max((end for _, end in reads), default=0) - first
+        return max(1, -(-after_write // self.ii), -(-after_read // self.ii))
 
     def marked(self) -> Schedule:
         """The same with `free` on the last reader of the row banks and `done` on the last block."""
@@ -190,7 +195,7 @@ def distances(
         Distance("drain", "passx", through_banks, why="the scores in the column banks"),
         Distance("passx", "fill", element, why="the probabilities in the column banks"),
         Distance("passd", "fill", element, why="the probabilities in the column banks"),
-        Distance("fill", "slnv", rows, why="the probabilities"),
+        Distance("drain", "fill", rows, why="the score register"),
         Distance("passd", "one", rows, why=reciprocal),
         Distance("sld", "rcp", 1, why="the denominator"),
         Distance("passx", "rcp", rows, why="the denominator"),
@@ -203,8 +208,22 @@ def distances(
         Distance("slnv", "av", lengths.get("slnv", 0), why="the numerators"),
         Distance("av", "slnv", lengths.get("av", 0), 2, why="the accumulator set"),
     ]
+    rules += _after_production(lengths, rows)
     rules += _tag_lifetimes(lengths, machine, chunked)
     return [rule for rule in rules if rule.first in lengths and rule.second in lengths]
+
+
+def _after_production(lengths: dict[str, int], rows: int) -> list[Distance]:
+    """Who uses S comes after the block that has produced it, and after the mask."""
+    users = ("lm", "exp", "sld", "slnv", "drain")
+    both = "qk" in lengths and "fill" in lengths
+    rules = [Distance("lm", user, 1, why="the mask") for user in ("sld", "slnv", "drain")]
+    for user in users:
+        if not (both and user == "drain"):
+            rules.append(Distance("fill", user, rows, why="the score register"))
+        if not both:
+            rules.append(Distance("qk", user, lengths.get("qk", 0), why="the score register"))
+    return rules
 
 
 def _tag_lifetimes(lengths: dict[str, int], machine: ArrayMachine, chunked: bool) -> list[Distance]:

@@ -195,7 +195,7 @@ class Planner:
             return 0, 0
         if not self.flows:
             return max(block.tiles for block in blocks), 1
-        needed = self.schedules[0].score_ring
+        needed = self.schedules[0].score_ring(self.machine)
         shortest = min(piece.count for block in blocks for piece in self.pieces(block))
         longest = max(piece.count for block in blocks for piece in self.pieces(block))
         return min(needed, longest), -(-(needed - 1) // shortest) + 1
