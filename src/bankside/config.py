@@ -198,9 +198,11 @@ class HardwareConfig(Section):
         model = HARDWARE.get(engine if engine in HARDWARE else "pim")
         config = validate(model, data, locations)
         if not isinstance(config, cls):
+            wanted = next(name for name in HARDWARE if HARDWARE.get(name) is cls)
             raise ConfigError(
                 f"{locations.where()}: describes a machine of the engine {config.engine!r}; "
-                f"expected one of another engine here"
+                f"expected one of the engine {wanted!r}; choose from: "
+                f"{', '.join(preset_names(wanted))}"
             )
         return config
 

@@ -103,3 +103,22 @@ def test_published_leaves_other_files_alone(tmp_path: Path) -> None:
         raise KeyError
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (GOOD + "prefill: {machine: pim_tiny_ddr4}\n", (
+            ":7: prefill.machine: ", "of the engine 'pim'; expected one of the engine 'array'",
+            "array_16x16",
+        )),
+        (GOOD.replace("dimm_pim_ddr4", "array_4x4"), (
+            ":3: machine: ", "of the engine 'array'; expected one of the engine 'pim'",
+            "dimm_pim_ddr4",
+        )),
+    ],
+)  # fmt: skip
+def test_machines_of_the_wrong_engine_are_refused(tmp_path: Path, text: str, parts: tuple) -> None:
+    with pytest.raises(ConfigError) as error:
+        run.load_job(write(tmp_path, text))
+    assert all(part in str(error.value) for part in parts), error.value
