@@ -77,7 +77,7 @@ class ChannelChecker:
             if valid:
                 values = [signal.value for signal in self.payload]
                 assert all(v.is_resolvable for v in values), f"{self.name}: unknown bits"
-                offer = [v.to_unsigned() for v in values]
+                offer = [int(v) for v in values]
             if waiting is not None:
                 assert offer is not None, f"{self.name}: valid withdrawn before ready"
                 assert offer == waiting, f"{self.name}: payload changed before ready"
