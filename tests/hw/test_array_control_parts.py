@@ -267,21 +267,27 @@ def test_a_start_after_an_error_finds_a_fresh_machine():
             b.RUN(tiles=9, each=1)
         b.LOAD()
 
-    clean = program(lambda b: (schedule(b), b.SET(reg="keys", value=4), b.RUN(tiles=3)))
+    def clean(b: Builder) -> None:
+        schedule(b)
+        b.SET(reg="keys", value=4)
+        b.RUN(tiles=3, each=1)
 
     async def bench(ctx):
         ctx.set(control.load_idle, 1)
         ctx.set(control.store_idle, 1)
-        for words in (clean, (*program(hanging)[:-1], 0), clean):
+        first = program(clean)
+        for words in (first, (*program(hanging)[:-1], 0), first):
             await store_program(ctx, control, words)
             await start(ctx, control)
-            ctx.set(control.load_tokens.give, (words is not clean) << COMPUTE)
             while ctx.get(control.running):
+                # The broken program is given more tokens than it takes.
+                give = words is not first or ctx.get(control.cycle) in (20, 40, 60)
+                ctx.set(control.load_tokens.give, give << COMPUTE)
                 await ctx.tick()
             ctx.set(control.load_tokens.give, 0)
             counts = [ctx.get(control.counts[i]) for i in range(len(SPEC.stalls))]
             cycles.append((ctx.get(control.error), ctx.get(control.cycle), counts))
-            assert ctx.get(control.ready) == (words is clean)
+            assert ctx.get(control.ready) == (words is first)
 
     simulate(control, bench)
     assert cycles[0] == cycles[2] != cycles[1] and [c[0] for c in cycles] == [0, 1, 0]

@@ -78,8 +78,8 @@ class Cursor(wiring.Component):
     -------
     valid, blocks : In
         The blocks, of the schedule.
-    active, slot, stop : In
-        A pass runs, its slot, and whether this cycle is its last one.
+    active, slot : In
+        A pass runs, and its slot.
     covered : Out
         The slot belongs to a block:
     block, j, last : Out
@@ -94,7 +94,6 @@ class Cursor(wiring.Component):
                 "blocks": In(data.ArrayLayout(block_layout(), count)),
                 "active": In(1),
                 "slot": In(INDEX_BITS),
-                "stop": In(1),
                 "covered": Out(1),
                 "block": Out(block_layout()),
                 "j": Out(INDEX_BITS),
@@ -117,7 +116,7 @@ class Cursor(wiring.Component):
         ]
         m.d.sync += [
             which.eq(chosen),
-            inside.eq(self.covered & ~self.last & ~self.stop),
+            inside.eq(self.covered & ~self.last),
             j.eq(self.j + 1),
         ]
         return m

@@ -29,8 +29,6 @@ class Passes(wiring.Component):
         In this cycle it is decided which pass follows.
     active, slot : Out
         A pass runs, and its slot.
-    stop : Out
-        This slot is the last one of the pass.
     exists : Out, per stage
         There is an iteration.
     newest : Out
@@ -49,7 +47,6 @@ class Passes(wiring.Component):
                 "boundary": Out(1),
                 "active": Out(1),
                 "slot": Out(INDEX_BITS),
-                "stop": Out(1),
                 "exists": Out(STAGES),
                 "newest": Out(bits(STAGES)),
             }
@@ -57,15 +54,14 @@ class Passes(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        full, early, staying = Signal(), Signal(), Signal(STAGES)
+        early, staying = Signal(), Signal(STAGES)
         m.d.comb += [
-            full.eq(self.slot + 1 == self.ii),
-            early.eq(self.done & ~full & ~(self.exists & younger(self.done_stage)).any()),
-            self.boundary.eq(~self.active | full),
-            self.stop.eq(self.active & (full | early)),
+            early.eq(self.done & ~(self.exists & younger(self.done_stage)).any()),
+            self.boundary.eq(~self.active | (self.slot + 1 == self.ii)),
             staying.eq(self.exists & self.more),
         ]
         m.d.sync += self.slot.eq(self.slot + 1)
+        # A `done` slot at the end of a full pass is a boundary like any other.
         with m.If(self.boundary):
             m.d.sync += [
                 self.active.eq(self.start | staying.any()),

@@ -221,7 +221,6 @@ class Sequencer(wiring.Component):
                 *(cursor.blocks[i].eq(schedule.blocks[first + i]) for i in range(end - first)),
                 cursor.active.eq(passes.active),
                 cursor.slot.eq(passes.slot),
-                cursor.stop.eq(passes.stop),
                 contexts.stage[index].eq(cursor.block.stage),
                 part.en.eq(
                     cursor.covered & contexts.present[index] & (context.last | (name == "pe"))
