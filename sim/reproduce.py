@@ -27,13 +27,15 @@ class GapOptions:
 
     Attributes:
         machine: preset or hardware description.
-        keys: keys that the queries of one block meet.
+        keys: keys that every query meets.
+        queries: None: one for each column of the machine.
         binding: None: every binding of the paper that the machine can run.
         rtl: run the RTL, not the timing model.
     """
 
     machine: str
     keys: int
+    queries: int | None
     binding: str | None
     rtl: bool
 
@@ -93,6 +95,9 @@ def _gap(paper: Paper, name: str, options: GapOptions) -> tuple[Result, str]:
 @click.option(
     "--keys", type=click.IntRange(1), default=4096, show_default=True, help="Keys of --rtl-gap."
 )
+@click.option(
+    "--queries", type=click.IntRange(1), help="Queries of --rtl-gap; by default one per column."
+)
 @click.option("--binding", help="One binding of --rtl-gap; by default all.")
 @click.option("--rtl", is_flag=True, help="--rtl-gap: run the RTL, not the timing model.")
 @common_options
@@ -101,6 +106,7 @@ def command(
     rtl_gap: bool,
     machine: str,
     keys: int,
+    queries: int | None,
     binding: str | None,
     rtl: bool,
     as_json: bool,
@@ -109,7 +115,7 @@ def command(
     """Recompute the results of PAPER (fusemax) and compare them with the published ones."""
     entry = PAPERS.get(paper)
     if rtl_gap:
-        result, text = _gap(entry, paper, GapOptions(machine, keys, binding, rtl))
+        result, text = _gap(entry, paper, GapOptions(machine, keys, queries, binding, rtl))
         emit(result, as_json=as_json, text=text, out=out, name=f"{paper}_rtl_gap")
         return
     if binding is not None or rtl:

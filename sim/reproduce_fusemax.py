@@ -23,6 +23,8 @@ from bankside.sim.reproduce import EQUAL, GapOptions, Paper, cell, worst
 from bankside.units import format_si
 
 Point = tuple[str, str]
+#: The one length at which the artifact's mapper missed the tiles with the least traffic.
+_SEARCHED = "256K"
 _UNFUSED_TILES = (
     "least-traffic tiles; missing: the tiles that the artifact's random mapper settled on at this "
     "length (it reads K and V more often)"
@@ -125,7 +127,7 @@ def attention_cells(ours: Ours, data: FuseMax) -> Iterator[dict[str, Any]]:
 
 
 def _why(binding: str, label: str, point: Point) -> str:
-    searched = binding == "unfused" and point[1] in ("256K", "1M")
+    searched = binding == "unfused" and point[1] == _SEARCHED
     if label == "energy":
         lanes = _LANE_REGISTERS if binding in ("architecture", "interleaved") else ""
         return _BUFFER + lanes + _PE_REGISTERS + ("; " + _UNFUSED_TILES if searched else "")
@@ -185,7 +187,7 @@ def summary_cells(ours: Ours, data: FuseMax) -> Iterator[dict[str, Any]]:
     for column, (label, value, why) in columns.items():
         for point in points(data):
             said = why if column == "lat_cascade_s" else f"{why}; {_ROUNDED}"
-            if "unfused" in column and point[1] in ("256K", "1M"):
+            if "unfused" in column and point[1] == _SEARCHED:
                 said = f"{said}; {_UNFUSED_TILES}"
             yield cell(
                 f"{label} {' '.join(point)}", float(table[point][column]), value(point), said

@@ -83,34 +83,36 @@ def _per_tile(binding_name: str, name: str, work: Attention) -> Size:
     cost, ranks, _ = einsum_cycles(binding_name, name)
     cycles: Size = cost
     for rank in ranks:
-        cycles = cycles * {"E": work.e, "F": work.f, "M0": fusemax().tile, "M1": 1}[rank]
+        cycles = cycles * {"E": work.e, "F": work.f, "M0": work.tile, "M1": 1}[rank]
     return cycles if "M1" in ranks else cycles / work.key_tiles
 
 
-def stage_cycles(binding_name: str, work: Attention) -> list[list[Size]]:
-    """Cycles per tile of each stage of each phase: the slower of the two arrays, plus a stall."""
+def stage_cycles(
+    binding_name: str, work: Attention, *, weight_stationary: Size | None = None
+) -> list[list[Size]]:
+    """Cycles per tile of each stage of each phase: the slower of the two arrays, plus a stall.
+
+    weight_stationary: 1 where the 2D array holds keys and values (FLAT only); by default what
+    FLAT's search chose.
+    """
+    if weight_stationary is None:
+        weight_stationary = flat_choice(work).weight_stationary if binding_name == "flat" else 0
     return [
-        [_stage(binding_name, stage, work) for stage in phase]
+        [_stage(binding_name, stage, work, weight_stationary) for stage in phase]
         for phase in fusemax().binding(binding_name).phases
     ]
 
 
-def _stage(binding_name: str, stage: Stage, work: Attention) -> Size:
+def _stage(binding_name: str, stage: Stage, work: Attention, weight: Size) -> Size:
     if stage.stall:
-        return fusemax().tile
-    array = sum((_per_tile(binding_name, name, work) for name in stage.array), 0)
+        return work.tile
     lanes = sum((_per_tile(binding_name, name, work) for name in stage.lanes), 0)
     if not stage.array:
         return lanes
-    return larger(_occupied(binding_name, work, array), lanes)
-
-
-def _occupied(binding_name: str, work: Attention, cycles: Size) -> Size:
-    """Weight-stationary FLAT walks the queries of a tile, with E or F rows of the array in use."""
-    if binding_name != "flat":
-        return cycles
-    weight, tile = flat_choice(work).weight_stationary, fusemax().tile
-    return weight * 2 * tile + (1 - weight) * cycles
+    array = sum((_per_tile(binding_name, name, work) for name in stage.array), 0)
+    # Weight-stationary, each product walks the queries of a tile, with E or F rows in use.
+    walked = len(stage.array) * work.tile
+    return larger(weight * walked + (1 - weight) * array, lanes)
 
 
 # --- everything together ----------------------------------------------------------------------
@@ -226,7 +228,7 @@ def _elements(einsum: Einsum, work: Attention) -> Size:
     """Elements that an Einsum computes in all heads."""
     total: Size = work.instances
     for rank in einsum.ranks:
-        size = {"P": work.queries, "M1": work.key_tiles, "M0": fusemax().tile}
+        size = {"P": work.queries, "M1": work.key_tiles, "M0": work.tile}
         total = total * (size | {"E": work.e, "F": work.f})[rank]
     return total
 

@@ -35,7 +35,8 @@ def larger(*values: Size) -> Size:
 class Attention:
     """Attention of `batch` x `heads` heads: `queries` x `keys` scores, head dimensions e and f.
 
-    Every field is a number or an array. Queries and keys are multiples of the tile (256).
+    Every field is a number or an array. Queries and keys are multiples of `tile`, the rows and
+    columns of the 2D array.
     """
 
     batch: Size
@@ -44,9 +45,10 @@ class Attention:
     keys: Size
     e: Size
     f: Size
+    tile: int = 256
 
     def __post_init__(self) -> None:
-        tile = fusemax().tile
+        tile = self.tile
         for name in ("queries", "keys"):
             value = getattr(self, name)
             if np.any(np.asarray(value) % tile) or np.any(np.asarray(value) < tile):
@@ -70,11 +72,11 @@ class Attention:
 
     @property
     def key_tiles(self) -> Size:
-        return self.keys // fusemax().tile
+        return self.keys // self.tile
 
     @property
     def query_tiles(self) -> Size:
-        return self.queries // fusemax().tile
+        return self.queries // self.tile
 
     @property
     def scores(self) -> Size:
@@ -133,11 +135,11 @@ def query_blocks(work: Attention, hardware: Hardware, *, scores_in_buffer: bool)
     The largest divisor of the query tiles that fits beside one tile of keys and of values.
     """
     data = fusemax()
-    fixed = data.tile * (work.e + work.f) * data.element_bytes
+    fixed = work.tile * (work.e + work.f) * data.element_bytes
     # A query column: query, running maximum, denominator, numerator; +Cascade also scores and
     # exponentials of one tile.
-    column = work.e + work.f + 2 + (2 * data.tile if scores_in_buffer else 0)
-    limit = (hardware.buffer_bytes - fixed) // (column * data.element_bytes * data.tile)
+    column = work.e + work.f + 2 + (2 * work.tile if scores_in_buffer else 0)
+    limit = (hardware.buffer_bytes - fixed) // (column * data.element_bytes * work.tile)
     if np.any(np.asarray(limit) < 1):
         raise ConfigError(
             f"a buffer of {hardware.buffer_bytes} bytes does not hold one query tile of "
@@ -153,7 +155,7 @@ def one_pass_counts(
 
     scores_in_buffer: scores and exponentials pass through the buffer (+Cascade).
     """
-    tile, e, f = fusemax().tile, work.e, work.f
+    tile, e, f = work.tile, work.e, work.f
     p1 = query_blocks(work, hardware, scores_in_buffer=scores_in_buffer)
     blocks = work.query_tiles // p1
     query_in = work.instances * work.queries * e
@@ -279,7 +281,7 @@ def flat_counts(
     work: Attention, hardware: Hardware, *, artifact: bool, choice: FlatChoice | None = None
 ) -> Counts:
     """FLAT: scores of a block of rows stay in the buffer, the rest by its tiling."""
-    tile = fusemax().tile
+    tile = work.tile
     pick = choice or flat_choice(work)
     spilled = flat_spilled(work, pick, hardware, tile)
     blocks, heads, weight = work.queries // pick.rows, work.instances, pick.weight_stationary
@@ -338,9 +340,9 @@ def unfused_counts(
     The tiles are the largest that the buffer holds: the least traffic.
     """
     data = fusemax()
-    tile, e, f = data.tile, work.e, work.f
+    tile, e, f = work.tile, work.e, work.f
     capacity = hardware.buffer_bytes // data.element_bytes
-    heads, per_tile = work.instances, work.scores // data.tile
+    heads, per_tile = work.instances, work.scores // tile
     queries, keys = heads * work.queries, heads * work.keys
     keys_in = keys * e * _reloads(work.queries, e, work.keys, capacity, tile)
     values_in = keys * f * _reloads(work.queries, f, work.keys, capacity, tile)

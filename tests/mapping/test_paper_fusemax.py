@@ -105,7 +105,7 @@ def test_attention_tables(binding: str) -> None:
     for point in POINTS:
         row, found = table[point], estimate(binding, work(*point))
         # The artifact's random mapper missed the best tiles of the unfused baseline there.
-        limit = 3e-3 if binding == "unfused" and point[1] in ("256K", "1M") else 1e-12
+        limit = 3e-3 if binding == "unfused" and point[1] == "256K" else 1e-12
         for column, value in (
             ("latency", found.latency_s),
             ("traffic", found.traffic_bytes),
