@@ -92,7 +92,9 @@ def _step_random(rng: Random) -> Operands:
 def _mulq_corners() -> list[Operands]:
     some = [reciprocal(d) for d in (1, 3, 1 << 23, (1 << 24) - 1, 1 << 24, 3 << 24, 1 << 47)]
     some.append(reciprocal((1 << 48) - 1))
-    return [(x, q, e) for x in FP32_SIGNED for q, e in some]
+    # The product lies below 2^-126 and is rounded up to it.
+    carry = (0x00800001, *reciprocal((1 << 24) + 2))
+    return [carry, *((x, q, e) for x in FP32_SIGNED for q, e in some)]
 
 
 def _mulq_random(rng: Random) -> Operands:
