@@ -140,6 +140,7 @@ class _Scores:
     def loaded(self, words: slice) -> None:
         """A LOAD, which comes after all uses before it, gives the words another meaning."""
         self.out[words] = False
+        self.last[words] = -(1 << 40)
 
 
 class _Checker:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from bankside.isa.array_schedule import Schedule
 from bankside.isa.program import Builder
+from bankside.isa.spec import load_spec
 from bankside.mapping.lower_array_plan import Memory, Piece, Places, Planner
 from bankside.mapping.lower_array_shape import RowBlock
 
@@ -50,6 +51,8 @@ class Emitter:
         self.resident_tiles = 0  # of the head that is loaded at present
         self.heads = sorted({block.head for block in blocks})
         self.runs = 0
+        # Tokens of two heads may be outstanding.
+        self.token_limit = load_spec("array").token_max // 2 - 1
 
     def emit(self) -> Builder:
         """The commands of all blocks."""
@@ -222,7 +225,7 @@ class Emitter:
         count = max(0, block.first_tile + block.tiles - start)
         self._load_queries(index, index >= places.queries, signal=count == 0)
         base = number % places.resident * places.head_tiles * sizes.row
-        each = start == block.first_tile and count == block.tiles
+        each = start == block.first_tile and count == block.tiles <= self.token_limit
         if count:
             self._load_tiles(
                 block.head, start, count, part, buf=base, step=sizes.row,
@@ -240,5 +243,5 @@ class Emitter:
             inner_bytes=value * self.bus, beats=value,
             buf=places.result_base + index % places.results * value, ring=1, ring_phase=0,
         )  # fmt: skip
-        again = index + places.results < len(self.blocks)
+        again = places.results > 1 and index + places.results < len(self.blocks)
         self.b.STORE(wait=("compute",), signal=names(again and "compute"))
