@@ -60,7 +60,7 @@ class LaneMaximum(wiring.Component):
         m.submodules.chunks = chunks = Memory(shape=32, depth=self.chunks, init=[])
         read, write = chunks.read_port(domain="comb"), chunks.write_port()
         control, mode = self.control, self.mode
-        maximum = Signal(32, init=MARKER)
+        maximum = Signal(32)
         snapshots = Array(Signal(32, name=f"msnap{i}") for i in range(self.tags))
         steps = Array(Signal(8, name=f"k{i}") for i in range(self.tags))
         old, new, ends = self._merge(m, maximum)
