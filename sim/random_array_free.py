@@ -256,11 +256,13 @@ class FreeProgram:
             place, again = block % 2, block >= 2
             self._query(place, "store" if again else "none")
             tiles = self._int(1, TILES)
+            if self._maybe(0.3):
+                self._scratch()
+            # Between a load that waits for tiles and the RUN that frees them comes no other load:
+            # it might find the queue full.
             load(tiles)
             self._masks(tiles)
             self._buffers(place, ring=self._int(self.schedule.stages, TILES))
-            if self._maybe(0.3):
-                self._scratch()
             waits = ["load"] + ["store"] * again
             parts = [tiles]
             if tiles > 1 and not work.uses_scores and self._maybe(0.4):

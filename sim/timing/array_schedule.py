@@ -15,7 +15,11 @@ from bankside.isa.spec import load_spec
 
 SPEC = load_spec("array")
 STALLS = SPEC.stalls
-MAC, MOVE, LANE, BUBBLE, SLOT, SETTLE, WAIT_LOAD, WAIT_STORE, LOADING, STORING, CONTROL = range(11)
+MAC, MOVE, LANE, BUBBLE, SLOT, SETTLE, WAIT_LOAD, WAIT_STORE, LOADING, STORING, CONTROL = map(
+    STALLS.index,
+    ("mac", "move", "lane", "bubble", "slot", "settle", "wait_load", "wait_store", "load", "store",
+     "control"),
+)  # fmt: skip
 #: First index of the blocks of the lanes.
 LANE_BLOCKS = 8
 #: What an iteration is in a pattern.

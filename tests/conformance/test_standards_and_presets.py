@@ -9,15 +9,19 @@ import pytest
 from bankside.config import DRAM_STANDARDS, HardwareConfig, preset_names
 from bankside.hw.pim.controller.stalls import REASON
 from bankside.hw.pim.layouts import command_codes, command_layout
-from bankside.hw.pim.top import PimTop
 from bankside.isa.dram.standard import LEVELS, STALL_TAGS
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.isa.machine import Machine
+from bankside.isa.machines import load_machine
 from bankside.isa.spec import load_spec
+from bankside.mapping.lower_array import ArrayKernels, AttentionShape, to_bits
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
 from bankside.sim.elaborate import to_rtlil
+from bankside.sim.golden.array import ArrayGolden
 from bankside.sim.golden.pim import PimGolden
 from bankside.sim.random_programs import random_programs
+from bankside.sim.rtl.tops import top_of
+from bankside.sim.timing.array import ArrayTiming
 from bankside.sim.timing.pim import PimTiming
 from bankside.sim.timing.stalls import STALLS
 
@@ -40,7 +44,7 @@ def missing_of_standard(name: str, described: set[str], documented: str) -> list
 
 
 def used_by_presets() -> set[str]:
-    return {HardwareConfig.load(name).dram.standard for name in preset_names()}
+    return {HardwareConfig.load(name).dram.standard for name in preset_names("pim")}
 
 
 @pytest.mark.parametrize("name", sorted({*standard_names(), *DRAM_STANDARDS}))
@@ -62,7 +66,7 @@ def test_missing_partners_of_a_standard_are_named():
     ]
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", preset_names("pim"))
 def test_presets_run_on_golden_and_timing(name):
     """Every preset is a machine with a command bus, and attends to a few tokens."""
     config = HardwareConfig.load(name)
@@ -78,10 +82,39 @@ def test_presets_run_on_golden_and_timing(name):
     assert PimTiming(machine).run(program).cycles > 1000
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if "tiny" in n])
-def test_tiny_presets_elaborate(name):
-    text = to_rtlil(PimTop(Machine.of(HardwareConfig.load(name))), "bankside_pim_top")
-    assert "module \\bankside_pim_top\n" in text
+@pytest.mark.parametrize("name", preset_names("array"))
+def test_array_presets_run_on_golden_and_timing(name):
+    """Every preset attends to a few keys, streamed and resident."""
+    machine = load_machine(name)
+    assert machine.config.name == name
+    shape = AttentionShape(3, 2 * machine.rows + 1, 2, 1, 8, 8, causal=True)
+    rng = np.random.default_rng(1)
+    q, k, v = (
+        to_bits(rng.standard_normal((1, tokens, heads, 8)), "fp16")
+        for tokens, heads in ((3, 2), (shape.keys, 1), (shape.keys, 1))
+    )
+    for residency in ("stream", "resident"):
+        kernels = ArrayKernels(machine, shape, residency=residency)
+        programs = kernels.programs(q, k, v)
+        golden = ArrayGolden(machine)
+        assert kernels.collect([golden.run(program) for program in programs]).all()
+        assert all(ArrayTiming(machine).run(program).cycles > 100 for program in programs)
+
+
+LARGE = ("dimm_pim", "pim_ddr", "array_32x32")
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if not n.startswith(LARGE)])
+def test_presets_elaborate(name):
+    top, module = top_of(load_machine(name))
+    assert f"module \\{module}\n" in to_rtlil(top, module)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith(LARGE)])
+def test_large_presets_elaborate(name):
+    top, module = top_of(load_machine(name))
+    assert f"module \\{module}\n" in to_rtlil(top, module)
 
 
 # --- stall reasons ------------------------------------------------------------------------------
