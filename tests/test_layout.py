@@ -107,7 +107,7 @@ INTERNAL_RULES = (
     (r"bankside\.isa(\..+)?", r"bankside\.isa"),
     (r"bankside\.hw(\..+)?", r"bankside\.(isa|hw)"),
     (r"bankside\.sim\.(golden|timing)(\..+)?", r"bankside\.(isa|sim(?!\.(rtl|lanes|elaborate)))"),
-    (r"bankside\.sim(\.(rtl|lanes)\..+|\.[^.]+)?", r"bankside\.(isa|hw|sim|mapping)"),
+    (r"bankside\.sim(\.(rtl|lanes|bench)\..+|\.[^.]+)?", r"bankside\.(isa|hw|sim|mapping)"),
     (r"bankside\.mapping(\..+)?", r"bankside\.(isa|mapping|sim(?!\.(rtl|lanes)))"),
     (r"bankside\.fault_injection(\..+)?", r"bankside\.(isa|hw|sim|mapping|fault_injection)"),
 )

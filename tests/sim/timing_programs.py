@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from bankside.config import HardwareConfig, PimHardware
+from bankside.config import PimHardware
 from bankside.isa.dram.table import load_standard
 from bankside.isa.machine import Machine
 from bankside.isa.program import Builder, Program
