@@ -99,7 +99,11 @@ class Emitter:
         final: bool = True,
     ) -> None:  # fmt: skip
         """RUNs of one schedule over the tiles of a block; `final`: results are complete."""
-        places, pieces, total = self.places, self.planner.pieces(block), len(self.blocks)
+        places, pieces, total = (
+            self.places,
+            self.planner.pieces(block, self.schedules[phase]),
+            len(self.blocks),
+        )
         schedule = self.schedules[phase]
         streaming = places.resident == 0 and each
         self.registers.set(

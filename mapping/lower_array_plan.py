@@ -122,8 +122,10 @@ class Planner:
             )  # fmt: skip
         return chunks if chunked else (1 << 16) - 1
 
-    def pieces(self, block: RowBlock) -> list[Piece]:
-        """RUNs of a block of queries (one in most cases)."""
+    def pieces(self, block: RowBlock, schedule: Schedule | None = None) -> list[Piece]:
+        """RUNs of a block of queries (one in most cases), under one of the schedules."""
+        if schedule and all(b.on_lanes for b in schedule.blocks):
+            return [Piece(0, 1)]
         limit = self.run_limit
         if self.binding.scores == "memory":
             limit = min(limit, self.range_tiles)

@@ -6,7 +6,7 @@ worked on; a barrier separates the phases. Ref: docs/array.md section 4; docs/ca
 
 from __future__ import annotations
 
-from bankside.isa.array_schedule import Schedule
+from bankside.isa.array_schedule import SCORE_READERS, SCORE_WRITERS, Schedule
 from bankside.mapping.lower_array_emit import Emitter, names
 from bankside.mapping.lower_array_plan import Piece
 from bankside.mapping.lower_array_shape import RowBlock
@@ -39,18 +39,18 @@ class UnfusedEmitter(Emitter):
         """One schedule over all ranges. Ranges take turns in two areas of both banks."""
         ops = {b.op for b in schedule.blocks}
         part = "k" if "qk" in ops else "v" if "slnv" in ops else None
-        reads, writes = "qk" not in ops, "av" not in ops
-        pieces = self.planner.pieces(block)
+        reads, writes = bool(ops & set(SCORE_READERS)), bool(ops & set(SCORE_WRITERS))
+        pieces = self.planner.pieces(block, schedule)
         for number, piece in enumerate(pieces):
             later = number + 2 < len(pieces)
-            loads = bool(part or reads)
             # Whoever used the area last has to be done with it: the RUN, or the STORE after it.
             self._load_range(block, number, piece, part, reads, after=number >= 2, stored=writes)
             self._run_range(
-                block, schedule, number, pieces, wait_store=number >= 2 and writes and not reads,
+                block, number, pieces,
+                wait_load=bool(part or reads),
+                wait_store=number >= 2 and writes and not reads,
                 signal_load=later and not (reads and writes),
-                signal_store=writes or number == len(pieces) - 1,
-                wait_load=loads,
+                signal_store=writes or ("av" in ops and number == len(pieces) - 1),
             )  # fmt: skip
             if writes:
                 self._store_range(number, piece, later, "load" if reads else "compute")
@@ -79,7 +79,7 @@ class UnfusedEmitter(Emitter):
         self.registers.set(kv_step=step, kv_phase=0)
 
     def _run_range(
-        self, block: RowBlock, schedule: Schedule, number: int, pieces: list[Piece], *,
+        self, block: RowBlock, number: int, pieces: list[Piece], *,
         wait_load: bool, wait_store: bool, signal_load: bool, signal_store: bool,
     ) -> None:  # fmt: skip
         step = max(self.sizes.key, self.sizes.value)
