@@ -145,8 +145,10 @@ class FreeProgram:
     def _prologue(self) -> None:
         """Everything that the banks have."""
         scratch = _SCRATCH_AREAS * _SCRATCH_WORDS
-        for side, banks, words in (("row", self.machine.rows, self.row_scratch + scratch),
-                                   ("column", self.machine.columns, self.column_scratch + scratch)):
+        for side, banks, words in (
+            ("row", self.machine.rows, self.row_scratch + scratch),
+            ("column", self.machine.columns, self.column_scratch + scratch),
+        ):
             self._source(1, banks, words)
             self._banks(0, 0, 0)
             self.b.LOAD(side=side)
@@ -236,7 +238,7 @@ class FreeProgram:
         self._banks(0, 0, self.q[place])
         self.b.LOAD(side="column", wait=wait, signal="compute")
 
-    def _result(self, work: Work, place: int, signal: str) -> None:
+    def _result(self, work: Work, place: int, signal: str | tuple[str, ...]) -> None:
         """STORE of what a RUN has left in its buffers."""
         if "av" in work.ops:
             self._banks(0, 0, self.out[place])
@@ -246,15 +248,20 @@ class FreeProgram:
             self._store(TILES, self.machine.columns, self.wr, wait="compute", signal=signal)
 
     def _blocks(self, work: Work, load: Callable[[int], None], each: int) -> int:
-        """RUNs of several row blocks in two sets of buffers; load(tiles) loads their tiles.
+        """RUNs of several row blocks in one or two sets of buffers; load(tiles) loads their tiles.
 
-        Queries and buffers of a block wait for the STORE of the second block before it. Returns the
-        tiles of all blocks.
+        A block waits for the STORE of the last block in its buffers; its queries do so where the
+        tiles give tokens of their own (`each`), else they wait for the RUN. Returns the tiles of
+        all blocks.
         """
-        blocks, total = self._int(1, 4), 0
+        blocks, sets, total = self._int(1, 4), self._int(1, 2), 0
+        ring, ended = self.schedule.score_ring(self.machine), {}
         for block in range(blocks):
-            place, again = block % 2, block >= 2
-            self._query(place, "store" if again else "none")
+            place, again, followed = block % sets, block >= sets, block + sets < blocks
+            # `verify` counts iterations between uses of the same scores, whatever the tokens say.
+            if again and total - ended[place] + 1 < ring:
+                self._barrier()
+            self._query(place, ("store" if each else "compute") if again else "none")
             tiles = self._int(1, TILES)
             if self._maybe(0.3):
                 self._scratch()
@@ -262,18 +269,24 @@ class FreeProgram:
             # it might find the queue full.
             load(tiles)
             self._masks(tiles)
-            self._buffers(place, ring=self._int(self.schedule.stages, TILES))
+            self._buffers(place, ring=self._int(max(ring, 1), TILES))
             waits = ["load"] + ["store"] * again
             parts = [tiles]
             if tiles > 1 and not work.uses_scores and self._maybe(0.4):
                 cut = self._int(1, tiles - 1)
                 parts = [cut, tiles - cut]
-            self._parts(parts, each, total if each else 0, tuple(waits))
+            signals = ("store", "load") if followed and not each else ("store",)
+            self._parts(parts, each, total if each else 0, tuple(waits), signals)
             total += tiles
-            self._result(work, place, "load,compute" if block + 2 < blocks else "none")
+            ended[place] = total
+            given = ("load", "compute") if each else ("compute",)
+            self._result(work, place, given if followed else ())
         return total
 
-    def _parts(self, parts: list[int], each: int, loaded: int, waits: tuple[str, ...]) -> None:
+    def _parts(
+        self, parts: list[int], each: int, loaded: int, waits: tuple[str, ...],
+        signals: tuple[str, ...],
+    ) -> None:  # fmt: skip
         """One RUN per part of a row block; `loaded` tiles came before."""
         done, first_key = 0, self.registers["first_key"]
         for index, tiles in enumerate(parts):
@@ -283,7 +296,7 @@ class FreeProgram:
             self.b.RUN(
                 tiles=tiles, each=each, free=each, first=int(index == 0), last=int(last),
                 set=self.accumulators, wait=waits if index == 0 else "none",
-                signal="store" if last else "none",
+                signal=signals if last else "none",
             )  # fmt: skip
             done += tiles
         self.accumulators ^= 1
@@ -339,7 +352,7 @@ class FreeProgram:
                     signal="store" if last and end == tiles else "none",
                 )  # fmt: skip
         self.accumulators ^= 1
-        self._result(work, place, "none")
+        self._result(work, place, ())
 
 
 def free_program(rng: Rng, machine: ArrayMachine) -> Program:
