@@ -5,7 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from bankside.hw.arith.fp32 import Fp32Add, ScaleDown, order_key
+from bankside.hw.arith.compare import above
+from bankside.hw.arith.fp32 import Fp32Add, ScaleDown
 from bankside.hw.arith.lane_units import Ceil32, Denominator, Mulq, Step
 from bankside.hw.arith.recip import Reciprocal
 from bankside.hw.array.words import LaneOp, lane_layout, mode_layout
@@ -15,7 +16,7 @@ from bankside.isa.numerics_array import MARKER
 
 
 def _larger(a: Value, b: Value) -> Value:
-    return Mux(order_key(a) > order_key(b), a, b)
+    return Mux(above(a, b), a, b)
 
 
 class LaneMaximum(wiring.Component):

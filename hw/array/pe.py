@@ -4,8 +4,9 @@ from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from bankside.hw.arith.compare import above
 from bankside.hw.arith.exp2_array import Exp2Split
-from bankside.hw.arith.fp32 import Fp32Add, ScaleDown, order_key
+from bankside.hw.arith.fp32 import Fp32Add, ScaleDown
 from bankside.hw.arith.tf32 import TF32_BITS, Tf32Mul, ToTf32
 from bankside.hw.array.words import PeOp, pe_layout
 from bankside.isa.array_machine import ArrayMachine
@@ -82,7 +83,7 @@ class Pe(wiring.Component):
                 m.d.comb += [write.eq(masked), value.eq(MARKER), found.eq(score)]
                 with m.If(masked):
                     m.d.comb += found.eq(MARKER)
-                m.d.comb += psum.eq(Mux(order_key(found) > order_key(self.p), found, self.p))
+                m.d.comb += psum.eq(Mux(above(found, self.p), found, self.p))
             with m.Case(PeOp.EXP):
                 m.d.comb += [write.eq(1), value.eq(Mux(control.last, power, total))]
             with m.Case(PeOp.SUM):

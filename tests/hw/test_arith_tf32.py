@@ -1,15 +1,20 @@
 # amaranth: UnusedElaboratable=no
 """Units of the `array` engine in the Amaranth simulator against the integer reference."""
 
+from itertools import product
+
 import pytest
 from amaranth.back import rtlil
 from amaranth.hdl import Module
 from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from bankside.hw.arith.array_units import ARRAY_COMBINATIONAL
+from bankside.hw.arith.compare import above
 from bankside.isa import numerics_array as ref
-from bankside.isa.numerics_array_vectors import ARRAY_UNITS
+from bankside.isa.numerics import order_key
+from bankside.isa.numerics_array_vectors import ARRAY_UNITS, FP32_SIGNED
 
 SEED = 20251125
 
@@ -143,3 +148,27 @@ def test_words_stay_narrow_in_the_export():
         text = rtlil.convert(unit(), name=f"bankside_{name}")
         widths = [int(line.split()[2]) for line in text.splitlines() if "wire width" in line]
         assert max(widths) <= 64, f"{name} has a wire of {max(widths)} bits"
+
+
+def test_above_is_the_order_of_the_keys():
+    class Above(wiring.Component):
+        def __init__(self):
+            super().__init__({"a": In(32), "b": In(32), "y": Out(1)})
+
+        def elaborate(self, platform):
+            m = Module()
+            m.d.comb += self.y.eq(above(self.a, self.b))
+            return m
+
+    dut, values = Above(), (*FP32_SIGNED, ref.MARKER, 0xFF7FFFFF)
+
+    async def bench(ctx):
+        for a, b in product(values, repeat=2):
+            ctx.set(dut.a, a)
+            ctx.set(dut.b, b)
+            await ctx.delay(1e-9)
+            assert ctx.get(dut.y) == (order_key(a) > order_key(b)), f"{a:#x} > {b:#x}"
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()
