@@ -174,10 +174,11 @@ def test_registers_are_zero_at_the_start():
         for commands in (lambda b: (b.SET(reg="mem", value=99), b.STORE()), lambda b: b.STORE()):
             await store_program(ctx, front, program(commands))
             await start(ctx, front)
-            while ctx.get(front.running):
+            for _ in range(3):
                 if ctx.get(front.store.valid):
                     seen.append(ctx.get(front.store.payload).mem)
                 await ctx.tick()
+            assert not ctx.get(front.running)
 
     simulate(front, bench)
     assert seen == [99, 0]
@@ -279,11 +280,14 @@ def test_a_start_after_an_error_finds_a_fresh_machine():
         for words in (first, (*program(hanging)[:-1], 0), first):
             await store_program(ctx, control, words)
             await start(ctx, control)
-            while ctx.get(control.running):
+            for _ in range(400):
                 # The broken program is given more tokens than it takes.
                 give = words is not first or ctx.get(control.cycle) in (20, 40, 60)
                 ctx.set(control.load_tokens.give, give << COMPUTE)
                 await ctx.tick()
+                if not ctx.get(control.running):
+                    break
+            assert not ctx.get(control.running)
             ctx.set(control.load_tokens.give, 0)
             counts = [ctx.get(control.counts[i]) for i in range(len(SPEC.stalls))]
             cycles.append((ctx.get(control.error), ctx.get(control.cycle), counts))
@@ -341,8 +345,9 @@ def test_several_tokens_in_one_cycle():
         assert ctx.get(tokens.compute.present) == 1 << LOAD and not ctx.get(tokens.second)
         ctx.set(tokens.load.take, 1 << COMPUTE)
         taken = 0
-        while ctx.get(tokens.load.present):
-            taken += 1
+        for _ in range(12):
+            taken += ctx.get(tokens.load.present) >> COMPUTE
+            ctx.set(tokens.load.take, ctx.get(tokens.load.present))
             await ctx.tick()
         assert taken == 9
 
