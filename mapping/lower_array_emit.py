@@ -99,12 +99,8 @@ class Emitter:
         final: bool = True,
     ) -> None:  # fmt: skip
         """RUNs of one schedule over the tiles of a block; `final`: results are complete."""
-        places, pieces, total = (
-            self.places,
-            self.planner.pieces(block, self.schedules[phase]),
-            len(self.blocks),
-        )
-        schedule = self.schedules[phase]
+        places, schedule, total = self.places, self.schedules[phase], len(self.blocks)
+        pieces = self.planner.pieces(block, schedule)
         streaming = places.resident == 0 and each
         self.registers.set(
             q=index % places.queries * self.sizes.key,

@@ -30,7 +30,7 @@ from bankside.isa.array_schedule import (
 )
 from bankside.isa.spec import load_spec
 
-_VERSION = 1
+_VERSION = 2
 #: CP-SAT's own measure of work; with one worker it makes results independent of the wall clock.
 _EFFORT = 20.0
 
@@ -42,16 +42,20 @@ class Problem:
     Attributes:
         lengths: (operation, slots).
         rules: distances between them.
-        one_at_a_time: the blocks of the 2D array stay in stage 0, iterations do not overlap there.
+        units: operations that exclude each other, for each unit.
+        in_order: operations that stay in the pass in which their iteration starts.
+        limit: largest ii.
     """
 
     lengths: tuple[tuple[str, int], ...]
     rules: tuple[Distance, ...]
-    one_at_a_time: bool = False
+    units: tuple[tuple[str, ...], ...]
+    in_order: tuple[str, ...] = ()
+    limit: int = 4095
 
     def stage_limit(self, op: str) -> int:
         """Latest stage of a block."""
-        return MAX_STAGE if op in LANE_OPS or not self.one_at_a_time else 0
+        return 0 if op in self.in_order else MAX_STAGE
 
 
 @dataclass(frozen=True)
@@ -89,19 +93,16 @@ class Solution:
 def resource_bound(problem: Problem) -> int:
     """Lower bound of ii: the busier unit's slots, and the longest block."""
     lengths = dict(problem.lengths)
-    array = sum(length for op, length in lengths.items() if op not in LANE_OPS)
-    lanes = sum(length for op, length in lengths.items() if op in LANE_PARTS)
-    return max(array, lanes, *lengths.values())
+    return max(*lengths.values(), *(sum(lengths[op] for op in unit) for unit in problem.units))
 
 
 def recurrence_bound(problem: Problem) -> int:
     """Lower bound of ii from the distances alone: the smallest ii without a positive cycle."""
     rules = list(problem.rules)
-    if problem.one_at_a_time:
-        inner = [(op, n) for op, n in problem.lengths if op not in LANE_OPS]
-        # All of them end within the pass in which the first one begins.
-        rules += [Distance(a, b, n, 1) for a, n in inner for b, _ in inner if a != b]
-    low, high = 1, load_spec("array").commands["KERNEL"].field_map["ii"].maximum
+    # All of them end within the pass in which the first one begins.
+    inner = [(op, n) for op, n in problem.lengths if op in problem.in_order]
+    rules += [Distance(a, b, n, 1) for a, n in inner for b, _ in inner if a != b]
+    low, high = 1, problem.limit
     if _positive_cycle(problem, rules, high):
         raise ConfigError(_no_schedule(problem, high))
     while low < high:
@@ -143,18 +144,14 @@ class _Attempt:
 def _attempt(problem: Problem, ii: int, minimise: bool) -> _Attempt:
     """Solve for one ii: any schedule, or the one with the shortest iteration."""
     model = cp_model.CpModel()
-    begins, units = {}, {"array": [], "lanes": []}
+    begins, intervals = {}, {}
     for op, length in problem.lengths:
         slot = model.new_int_var(0, ii - length, f"slot_{op}")
         stage = model.new_int_var(0, problem.stage_limit(op), f"stage_{op}")
         begins[op] = stage * ii + slot
-        interval = model.new_fixed_size_interval_var(slot, length, op)
-        if op not in LANE_OPS:
-            units["array"].append(interval)
-        if op in LANE_PARTS:
-            units["lanes"].append(interval)
-    for intervals in units.values():
-        model.add_no_overlap(intervals)
+        intervals[op] = model.new_fixed_size_interval_var(slot, length, op)
+    for unit in problem.units:
+        model.add_no_overlap([intervals[op] for op in unit])
     for rule in problem.rules:
         model.add(begins[rule.second] + rule.later * ii - begins[rule.first] >= rule.slots)
     if minimise:
@@ -190,7 +187,7 @@ def solve(problem: Problem) -> Solution:
     Deterministic. Raises ConfigError when no ii that KERNEL can express has a schedule.
     """
     resource, recurrence = resource_bound(problem), recurrence_bound(problem)
-    limit = load_spec("array").commands["KERNEL"].field_map["ii"].maximum
+    limit = problem.limit
     low = max(resource, recurrence)
     if low > limit:
         raise ConfigError(_no_schedule(problem, limit))
@@ -226,7 +223,7 @@ def _search(problem: Problem, infeasible: int, limit: int) -> tuple[int, bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def _cached(problem: Problem) -> Solution:
+def solve_cached(problem: Problem) -> Solution:
     """`solve`, kept in memory and under the build folder."""
     key = {"version": _VERSION, "problem": asdict(problem), "solver": cp_model.__name__}
     with cache_entry("schedule", key) as entry:
@@ -244,9 +241,16 @@ def problem_of(
     chunked: bool = False,
     one_at_a_time: bool = False,
 ) -> Problem:
-    """The scheduling problem of blocks (operation -> slots) on a machine."""
+    """The scheduling problem of blocks (operation -> slots) on a machine.
+
+    one_at_a_time: iterations do not overlap in the 2D array.
+    """
     rules = tuple(distances(dict(lengths), machine, chunked))
-    return Problem(tuple(lengths.items()), rules, one_at_a_time)
+    array = tuple(op for op in lengths if op not in LANE_OPS)
+    lanes = tuple(op for op in lengths if op in LANE_PARTS)
+    limit = load_spec("array").commands["KERNEL"].field_map["ii"].maximum
+    in_order = array if one_at_a_time else ()
+    return Problem(tuple(lengths.items()), rules, (array, lanes), in_order, limit)
 
 
 def modulo_schedule(
@@ -263,7 +267,7 @@ def modulo_schedule(
     Raises ConfigError when there is none.
     """
     problem = problem_of(lengths, machine, chunked=chunked, one_at_a_time=one_at_a_time)
-    solution = _cached(problem)
+    solution = solve_cached(problem)
     blocks = tuple(
         Block(op, begin % solution.ii, lengths[op], begin // solution.ii)
         for op, begin in solution.begins

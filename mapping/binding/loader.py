@@ -7,17 +7,48 @@ Ref: docs/cascades.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from bankside.errors import ConfigError
 from bankside.isa.array_machine import ArrayMachine
-from bankside.isa.array_schedule import Schedule, fixed_length
+from bankside.isa.array_schedule import (
+    OPS,
+    SCORE_READERS,
+    SCORE_WRITERS,
+    Schedule,
+    fixed_length,
+)
+from bankside.mapping.cascade.loader import load_cascade
+from bankside.mapping.cascade.model import Cascade, Einsum
 from bankside.mapping.schedule_modulo import Solution, modulo_schedule
 from bankside.registry import nearest
-from bankside.strict_yaml import load_yaml
+from bankside.strict_yaml import Locations, load_yaml
 
 FOLDER = Path(__file__).parent
+UNITS = ("array", "lanes")
+SCORES = ("array", "banks", "memory")
+_RESCALE = {("mul", None, None), ("add", None, None)}
+_EXP, _MAX, _SUM = ("sub", "exp", None), (None, None, "max"), (None, None, "add")
+_MAC, _RUNNING, _DIVIDE = ("mul", None, "add"), ("max", None, None), ("div", None, None)
+#: Block -> unit -> Einsums (map, unary, reduce) that it computes there (docs/array.md section 3).
+CAPABILITIES: dict[str, dict[str, set[tuple[str | None, ...]]]] = {
+    "qk": {"array": {_MAC}},
+    "lm": {"array": {_MAX}, "lanes": {_RUNNING, _EXP}},
+    "exp": {"array": {_EXP}},
+    "sld": {"array": {_SUM}, "lanes": _RESCALE},
+    "slnv": {"array": {_MAC}, "lanes": {*_RESCALE, _SUM}},
+    "drain": {"lanes": {_MAX, _RUNNING, _EXP}},
+    "passx": {"lanes": {_EXP, _SUM, *_RESCALE}},
+    "passd": {"lanes": {_DIVIDE}},
+    "fill": {"lanes": {_EXP}},
+    "rcp": {},
+    "one": {},
+    "av": {"lanes": {_DIVIDE}},
+}
+_KERNEL_KEYS = ("overlap", "chunked", "correct", "blocks")
 
 
 @dataclass(frozen=True)
@@ -46,7 +77,7 @@ class Kernel:
         return {op: fixed_length(op, machine) or chosen[op] for op in self.ops}
 
     def schedule(
-        self, machine: ArrayMachine, e: int, f: int, format: str
+        self, machine: ArrayMachine, e: int, f: int, format: str = "fp16"
     ) -> tuple[Schedule, Solution]:
         """The best schedule for queries of `e` and values of `f` elements."""
         return modulo_schedule(
@@ -64,15 +95,34 @@ class Binding:
     """A checked binding.
 
     Attributes:
-        cascade: name of the cascade or path of its file.
         scores: where the scores of a tile stay: `array` (PEs), `banks` (columns) or `memory`.
         kernels: one after the other for each block of queries.
     """
 
     name: str
-    cascade: str
+    cascade: Cascade
     scores: str
     kernels: tuple[Kernel, ...]
+
+    def places(self) -> dict[str, tuple[str, str]]:
+        """Einsum -> (unit, block)."""
+        return {
+            name: (unit, op)
+            for kernel in self.kernels
+            for op, units in kernel.blocks
+            for unit, names in units
+            for name in names
+        }
+
+    def operations(self, shape: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """Unit (`array`, `lanes`) -> unit operation -> count, at a shape of the cascade."""
+        found: dict[str, dict[str, int]] = {unit: {} for unit in UNITS}
+        places = self.places()
+        for name, counts in self.cascade.operations(shape).items():
+            unit = found[places[name][0]]
+            for operation, count in counts.items():
+                unit[operation] = unit.get(operation, 0) + count
+        return found
 
 
 def binding_names() -> tuple[str, ...]:
@@ -95,17 +145,148 @@ def _path(source: str | Path) -> Path:
 def load_binding(source: str | Path) -> Binding:
     """The binding of that name, or in a YAML file. Raises ConfigError with file and line."""
     path = _path(source)
-    data, _ = load_yaml(path)
-    kernels = tuple(
-        Kernel(
-            tuple(
-                (op, tuple((unit, tuple(names)) for unit, names in units.items()))
-                for op, units in kernel["blocks"].items()
-            ),
-            kernel["overlap"],
-            kernel.get("chunked", False),
-            kernel.get("correct", False),
+    return _Reader(path, *load_yaml(path)).read()
+
+
+class _Reader:
+    def __init__(self, path: Path, data: Any, locations: Locations) -> None:
+        self.path, self.data, self.locations = path, data, locations
+
+    def refuse(self, path: Iterable[object], message: str) -> NoReturn:
+        raise ConfigError(f"{self.locations.where(tuple(path))}: {message}")
+
+    def choice(self, path: tuple, what: str, value: object, valid: Iterable[str]) -> None:
+        valid = tuple(valid)
+        if value not in valid:
+            self.refuse(
+                path,
+                f"unknown {what} {value!r}{nearest(str(value), valid)}; choose from: "
+                f"{', '.join(valid)}",
+            )
+
+    def keys(self, path: tuple, data: Any, valid: tuple[str, ...], needed: tuple[str, ...]) -> None:
+        if not isinstance(data, dict):
+            self.refuse(path, f"expected the keys {', '.join(valid)}; found {data!r}")
+        for key in data:
+            self.choice((*path, key), "key", key, valid)
+        for key in needed:
+            if key not in data:
+                self.refuse(path, f"the key {key!r} is missing; add it")
+
+    def read(self) -> Binding:
+        """The checked binding."""
+        needed = ("cascade", "scores", "kernels")
+        self.keys((), self.data, needed, needed)
+        self.choice(("scores",), "place of the scores", self.data["scores"], SCORES)
+        self.cascade = self._cascade()
+        if not isinstance(self.data["kernels"], list) or not self.data["kernels"]:
+            self.refuse(("kernels",), "kernels: expected a list")
+        self.bound: dict[str, tuple] = {}
+        kernels = tuple(self._kernel(number) for number in range(len(self.data["kernels"])))
+        for name in self.cascade.by_name:
+            if name not in self.bound:
+                self.refuse(
+                    ("kernels",), f"Einsum {name} of {self.cascade.name} is not bound; add it to "
+                    f"{self._fitting(self.cascade.by_name[name])}",
+                )  # fmt: skip
+        self._check_order()
+        self._check_shape(kernels)
+        return Binding(self.path.stem, self.cascade, self.data["scores"], kernels)
+
+    def _cascade(self) -> Cascade:
+        source = self.data["cascade"]
+        if not isinstance(source, str):
+            self.refuse(("cascade",), f"cascade is {source!r}; expected a name or a path")
+        if "/" in source or source.endswith((".yaml", ".yml")):
+            return load_cascade(self.path.parent / source)
+        try:
+            return load_cascade(source)
+        except ConfigError as error:
+            if str(error).startswith("unknown cascade"):
+                self.refuse(("cascade",), str(error))
+            raise
+
+    def _kernel(self, number: int) -> Kernel:
+        path, data = ("kernels", number), self.data["kernels"][number]
+        self.keys(path, data, _KERNEL_KEYS, ("overlap", "blocks"))
+        for key in ("overlap", "chunked", "correct"):
+            if not isinstance(data.get(key, False), bool):
+                self.refuse((*path, key), f"{key} is {data[key]!r}; expected true or false")
+        if not isinstance(data["blocks"], dict) or not data["blocks"]:
+            self.refuse((*path, "blocks"), "blocks: expected `block: {unit: [Einsums]}` lines")
+        blocks = tuple(
+            (op, self._block((*path, "blocks", op), op, number)) for op in data["blocks"]
         )
-        for kernel in data["kernels"]
-    )
-    return Binding(path.stem, data["cascade"], data["scores"], kernels)
+        return Kernel(
+            blocks, data["overlap"], data.get("chunked", False), data.get("correct", False)
+        )
+
+    def _block(self, path: tuple, op: str, number: int) -> tuple:
+        self.choice(path, "block", op, OPS)
+        units = self.data["kernels"][number]["blocks"][op]
+        self.keys(path, units, UNITS, ())
+        for unit, names in units.items():
+            if not isinstance(names, list):
+                self.refuse((*path, unit), f"{op} on {unit}: expected a list of Einsums")
+            for name in names:
+                self._bind((*path, unit), name, op, unit, number)
+        return tuple((unit, tuple(names)) for unit, names in units.items())
+
+    def _bind(self, path: tuple, name: str, op: str, unit: str, number: int) -> None:
+        self.choice(path, f"Einsum of {self.cascade.name}", name, self.cascade.by_name)
+        if name in self.bound:
+            self.refuse(path, f"Einsum {name} is bound to {self.bound[name][1]}, too; keep one")
+        einsum = self.cascade.by_name[name]
+        if _kind(einsum) not in CAPABILITIES[op].get(unit, set()):
+            self.refuse(
+                path,
+                f"block {op} does not compute {einsum} on {unit}; it fits {self._fitting(einsum)}",
+            )
+        self.bound[name] = (number, op)
+
+    def _fitting(self, einsum: Einsum) -> str:
+        fits = [
+            f"{op} on {unit}"
+            for op, units in CAPABILITIES.items()
+            for unit, kinds in units.items()
+            if _kind(einsum) in kinds
+        ]
+        return ", ".join(fits) or "no block of this machine"
+
+    def _check_order(self) -> None:
+        """No Einsum in an earlier kernel than one that it needs."""
+        seen: set[str] = set()
+        for einsum in self.cascade.einsums:
+            for operand in einsum.operands:
+                number, op = self.bound[einsum.name]
+                if operand.tensor in seen and self.bound[operand.tensor][0] > number:
+                    self.refuse(
+                        ("kernels", number, "blocks", op),
+                        f"Einsum {einsum.name} needs {operand.tensor}, which a later kernel "
+                        f"computes; move one of them",
+                    )
+            seen.add(einsum.name)
+
+    def _check_shape(self, kernels: tuple[Kernel, ...]) -> None:
+        """What the lowering relies on."""
+        for op, where in (("qk", 0), ("av", len(kernels) - 1)):
+            if op not in kernels[where].ops:
+                which = "first" if where == 0 else "last"
+                self.refuse(("kernels", where), f"block {op} is missing in the {which} kernel")
+        moves = {op for kernel in kernels for op in kernel.ops}
+        moves &= {*SCORE_READERS, *SCORE_WRITERS}
+        scores = self.data["scores"]
+        if (scores == "array") == bool(moves):
+            found = ", ".join(sorted(moves)) or "no block moves them"
+            self.refuse(
+                ("scores",), f"scores stay in {scores}, but the blocks say otherwise ({found}); "
+                f"use {'banks or memory' if moves else 'array'}",
+            )  # fmt: skip
+        if scores != "memory" and len(kernels) > 1 and "slnv" in kernels[0].ops:
+            self.refuse(
+                ("kernels", 0), "slnv and av stand in different kernels; put slnv after the first"
+            )
+
+
+def _kind(einsum: Einsum) -> tuple[str | None, ...]:
+    return einsum.map, einsum.unary, einsum.reduce

@@ -36,6 +36,16 @@ for _name, _target, _summary in (
         "bankside.sim.elaborate_cli:command",
         "Export the Verilog of a hardware description.",
     ),
+    (
+        "cascade",
+        "bankside.mapping.cascade.cli:command",
+        "Passes, buffers, traffic and operations of a cascade of Einsums.",
+    ),
+    (
+        "schedule",
+        "bankside.mapping.schedule_cli:command",
+        "Show the schedule of a binding on an array machine.",
+    ),
     ("docs", "bankside.isa.emit:command", "Write the generated tables into the documentation."),
     ("reproduce", "bankside.sim.reproduce:command", "Recompute the results of a publication."),
     ("bench", "bankside.sim.bench.cli:command", "Measure speed and accuracy."),
