@@ -210,17 +210,13 @@ class Sequencer(wiring.Component):
     ) -> None:
         m.submodules.issue = issue = Issue(self._machine)
         frees, finals = [], []
-        for index, (name, first, end) in enumerate(
-            (("pe", 0, PE_BLOCKS), ("lane", PE_BLOCKS, BLOCKS))
+        for index, (name, blocks) in enumerate(
+            (("pe", range(PE_BLOCKS)), ("lane", range(PE_BLOCKS, BLOCKS)))
         ):
-            m.submodules[f"{name}_cursor"] = cursor = Cursor(end - first)
+            cursor = self._cursor(m, name, blocks, schedule, passes)
             part, context = getattr(issue, name), contexts.answer[index]
             ends = Signal(name=f"{name}_ends")
             m.d.comb += [
-                cursor.valid.eq(schedule.valid[first:end]),
-                *(cursor.blocks[i].eq(schedule.blocks[first + i]) for i in range(end - first)),
-                cursor.active.eq(passes.active),
-                cursor.slot.eq(passes.slot),
                 contexts.stage[index].eq(cursor.block.stage),
                 part.en.eq(
                     cursor.covered & contexts.present[index] & (context.last | (name == "pe"))
@@ -243,6 +239,18 @@ class Sequencer(wiring.Component):
             stalls.lane_en.eq(issue.lane.en),
         ]
         self._complete(m, frees, finals)
+
+    def _cursor(
+        self, m: Module, name: str, blocks: range, schedule: Schedule, passes: Passes
+    ) -> Cursor:
+        m.submodules[f"{name}_cursor"] = cursor = Cursor(len(blocks))
+        m.d.comb += [
+            cursor.valid.eq(schedule.valid[blocks.start : blocks.stop]),
+            *(cursor.blocks[i].eq(schedule.blocks[block]) for i, block in enumerate(blocks)),
+            cursor.active.eq(passes.active),
+            cursor.slot.eq(passes.slot),
+        ]
+        return cursor
 
     def _complete(self, m: Module, frees: list, finals: list) -> None:
         """Tokens some time after their slot."""
