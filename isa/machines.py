@@ -32,11 +32,13 @@ class AnyMachine(Protocol):
 MACHINES: Registry[Any] = Registry("engine")
 MACHINES.add("pim", Lazy("bankside.isa.machine:Machine"))
 MACHINES.add("array", Lazy("bankside.isa.array_machine:ArrayMachine"))
+MACHINES.add("npu", Lazy("bankside.isa.npu_machine:NpuMachine"))
 
 #: Engine -> function (program, machine) that raises ProgramError at the first illegal command.
 VERIFIERS: Registry[Callable[[Program, Any], None]] = Registry("engine")
 VERIFIERS.add("pim", Lazy("bankside.isa.verify:verify"))
 VERIFIERS.add("array", Lazy("bankside.isa.array_verify:verify"))
+VERIFIERS.add("npu", Lazy("bankside.isa.npu_verify:verify"))
 
 
 def machine_of(config: HardwareConfig) -> Any:

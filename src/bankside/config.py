@@ -171,7 +171,7 @@ class HardwareConfig(Section):
     """What every machine has; `load` and `parse` give the class of its engine."""
 
     name: str = Field(min_length=1)
-    engine: Literal["pim", "array"]
+    engine: Literal["pim", "array", "npu"]
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
@@ -281,6 +281,7 @@ class PimHardware(HardwareConfig):
 HARDWARE: Registry[type[HardwareConfig]] = Registry("engine")
 HARDWARE.add("pim", PimHardware)
 HARDWARE.add("array", Lazy("bankside.config_array:ArrayHardware"))
+HARDWARE.add("npu", Lazy("bankside.config_npu:NpuHardware"))
 
 
 def preset_names(engine: str | None = None) -> tuple[str, ...]:
