@@ -6,6 +6,7 @@ out are their minimum; `#` starts a comment; loop bodies are indented for people
     .engine NAME              command set (first directive)
     .burst N                  FP16 elements of a host burst
     .output NAME FIRST COUNT  bursts that the host receives under a name
+    .region BASE SIZE         next region of main memory, bytes (engine npu)
     .word 0x...               any word, also an illegal one
     .host FILE                host data from a .npy file (uint16 [bursts, N]) beside the text
     .host                     host data: hexadecimal FP16 bits up to `.end`
@@ -50,6 +51,7 @@ class _Source:
     host: list[int] | U16 | None = None
     in_host: bool = False
     outputs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    regions: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def where(self) -> str:
@@ -108,8 +110,8 @@ def _command(source: _Source, tokens: list[str]) -> None:
 
 def _directive(source: _Source, tokens: list[str]) -> None:
     known = {
-        ".engine": _engine, ".burst": _burst, ".output": _output, ".word": _word, ".host": _host,
-        ".end": _end,
+        ".engine": _engine, ".burst": _burst, ".output": _output, ".region": _region,
+        ".word": _word, ".host": _host, ".end": _end,
     }  # fmt: skip
     if tokens[0] not in known:
         raise source.error(f"unknown directive {tokens[0]!r}; known: {', '.join(known)}")
@@ -149,6 +151,12 @@ def _output(source: _Source, arguments: list[str]) -> None:
         raise source.error(f"output {name!r} is declared twice; choose another name")
     first, count = (_number(source, text, f"output {name}") for text in arguments[1:])
     source.outputs[name] = (first, count)
+
+
+def _region(source: _Source, arguments: list[str]) -> None:
+    _expect(source, arguments, ".region BASE SIZE")
+    base, size = (_number(source, text, ".region") for text in arguments)
+    source.regions.append((base, size))
 
 
 def _word(source: _Source, arguments: list[str]) -> None:
@@ -213,7 +221,8 @@ def _finish(source: _Source) -> Program:
             f"elements; add what is missing or correct .burst"
         )
     bursts = data.reshape(-1, source.burst)
-    return Program(spec.engine, tuple(source.words), bursts, source.outputs)
+    regions = tuple(source.regions)
+    return Program(spec.engine, tuple(source.words), bursts, source.outputs, regions)
 
 
 # --- program -> text --------------------------------------------------------------------------
@@ -257,6 +266,7 @@ def disassemble(program: Program, *, host_file: str | None = None) -> str:
             raise ProgramError(f"output name {name!r} has no text form; use letters, digits, _ . -")
     lines = [f".engine {program.engine}", f".burst {program.host_in.shape[1]}"]
     lines += [f".output {name} {a} {n}" for name, (a, n) in program.outputs.items()]
+    lines += [f".region {base} {size}" for base, size in program.regions]
     lines += ["", *command_lines(program)]
     if host_file is not None:
         lines += ["", f".host {host_file}"]

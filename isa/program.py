@@ -26,19 +26,23 @@ class Program:
     """Command words, the bursts that the host sends (shape [n, C*NE], uint16) and names for the
     bursts it receives.
 
-    `outputs` maps a name to (first burst, bursts).
+    `outputs` maps a name to (first burst, bursts). `regions`: (base, size) in bytes of the regions
+    of main memory, of engines that have them (docs/npu.md section 10).
     """
 
     engine: str
     words: tuple[int, ...]
     host_in: U16
     outputs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    regions: tuple[tuple[int, int], ...] = ()
 
     @property
     def hash(self) -> str:
-        """Content hash of words and host data (hex)."""
+        """Content hash of words, host data and regions (hex)."""
         digest = hashlib.sha256(np.asarray(self.words, dtype="<u8").tobytes())
         digest.update(np.ascontiguousarray(self.host_in, dtype="<u2").tobytes())
+        if self.regions:
+            digest.update(b"regions" + np.asarray(self.regions, dtype="<u8").tobytes())
         return digest.hexdigest()[:16]
 
     @property

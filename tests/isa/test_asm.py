@@ -1,5 +1,7 @@
 """Assembler text and program files: exact round trips, and the message of every mistake."""
 
+import dataclasses
+import io
 import itertools
 import json
 
@@ -22,8 +24,8 @@ TINY = Machine.of(HardwareConfig.load("pim_tiny_ddr4"))
 
 
 def same(a: Program, b: Program) -> bool:
-    return (a.engine, a.words, a.outputs, a.host_in.shape) == (
-        b.engine, b.words, b.outputs, b.host_in.shape
+    return (a.engine, a.words, a.outputs, a.regions, a.host_in.shape) == (
+        b.engine, b.words, b.outputs, b.regions, b.host_in.shape
     ) and np.array_equal(a.host_in, b.host_in)  # fmt: skip
 
 
@@ -149,7 +151,10 @@ MISTAKES = {
     "burst zero": (".burst 0", "p.asm:1: .burst is 0; expected the FP16 elements of a host burst"),
     "burst a name": (".burst x", "p.asm:1: .burst is 'x'; expected a number such as 12 or 0x0c"),
     "unknown directive": (".section x", ("p.asm:1: unknown directive '.section'; known: .engine, "
-                                        ".burst, .output, .word, .host, .end")),
+                                        ".burst, .output, .region, .word, .host, .end")),
+    "region short": (HEAD + ".region 0", "p.asm:3: 1 arguments; write `.region BASE SIZE`"),
+    "region number": (HEAD + ".region 0 x", ("p.asm:3: .region is 'x'; expected a number such as "
+                                            "12 or 0x0c")),
     "unknown command": (HEAD + "MAK col=0", ("p.asm:3: MAK: unknown command 'MAK'; did you mean "
                                             "MAC?")),
     "unknown operand": (HEAD + "MAC row=0", ("p.asm:3: MAC: unknown operand 'row'; operands of "
@@ -233,6 +238,36 @@ def test_files_round_trip(tmp_path, name):
         assert [p.name for p in path.parent.iterdir()] == [name]
 
 
+REGIONS = ((0, 4096), (1 << 31, 1 << 20))
+
+
+@pytest.mark.parametrize("name", ["p.npz", "p.asm"])
+def test_regions_round_trip(tmp_path, name):
+    program = dataclasses.replace(sample_npu(), regions=REGIONS)
+    path = save_program(tmp_path / name, program)
+    assert same(load_program(path), program) and load_program(path).regions == REGIONS
+
+
+def sample_npu() -> Program:
+    words = (load_spec("npu").encode("STOP"),)
+    return Program("npu", words, np.arange(8, dtype=np.uint16).reshape(2, 4), {"y": (1, 1)})
+
+
+def test_regions_in_the_text_and_the_hash():
+    program = dataclasses.replace(sample_npu(), regions=REGIONS)
+    assert ".region 0 4096\n.region 2147483648 1048576\n" in disassemble(program)
+    other = dataclasses.replace(program, regions=((0, 4096), (1 << 31, 1 << 19)))
+    assert len({sample_npu().hash, program.hash, other.hash}) == 3
+
+
+def test_programs_without_regions_keep_hash_and_bytes():
+    """What was written before regions existed."""
+    assert sample().hash == "982a5fd1c2361f34"
+    with np.load(io.BytesIO(program_bytes(sample()))) as file:
+        expected = ["words", "host_in", "engine", "output_names", "output_ranges"]
+        assert file.files == expected
+
+
 def test_equal_programs_give_equal_files():
     assert program_bytes(sample()) == program_bytes(sample())
 
@@ -268,7 +303,13 @@ def test_damaged_archives_are_refused(tmp_path):
          "uint16 with 2; write it with `bankside asm`")),
         ({"output_ranges": np.zeros((3, 2), np.int64)}, ("names and ranges of the outputs differ; "
          "write it anew")),
-        ({"engine": np.array("npx")}, "no command set for engine npx; known: array, pim"),
+        ({"regions": np.zeros((1, 3), np.int64)}, ("regions are not pairs of base and size; write "
+         "it anew")),
+        ({"regions": np.full((1, 2), -1)}, ("regions are not pairs of base and size; write it "
+         "anew")),
+        ({"regions": np.zeros(2, np.int64)}, ("regions is int64 with 1 dimensions; expected int64 "
+         "with 2; write it with `bankside asm`")),
+        ({"engine": np.array("npx")}, "no command set for engine npx; known: array, npu, pim"),
     ],
 )  # fmt: skip
 def test_wrong_arrays(tmp_path, arrays, message):
