@@ -141,7 +141,7 @@ MISTAKES = {
                           "`.engine pim`")),
     "empty": ("", "p.asm:1: a command before the directive .engine; begin with `.engine pim`"),
     "unknown engine": (".engine pin", ("p.asm:1: no command set for engine 'pin'; known: array, "
-                                       "pim")),
+                                       "npu, pim")),
     "second engine": (HEAD + ".engine pim", ("p.asm:3: a second .engine; a program has one command "
                                             "set")),
     "engine without name": (".engine", "p.asm:1: 0 arguments; write `.engine NAME`"),
