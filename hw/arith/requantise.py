@@ -104,9 +104,13 @@ class Rdbpot(wiring.Component):
 
 
 class Mbqm(wiring.Component):
-    """y = x * mult * 2^(shift - 31), `MBQM_LATENCY` cycles later; one input per cycle.
+    """y = x * mult * 2^(shift - 31), `latency` cycles later; one input per cycle.
 
     Registers move only with valid data.
+
+    Parameters
+    ----------
+    latency : MBQM_LATENCY, or one less: both roundings in one cycle.
 
     Members
     -------
@@ -122,7 +126,10 @@ class Mbqm(wiring.Component):
     Ref: `bankside.isa.numerics_npu.mbqm`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latency: int = MBQM_LATENCY) -> None:
+        if latency not in (MBQM_LATENCY - 1, MBQM_LATENCY):
+            raise ValueError(f"Mbqm: latency = {latency!r}, expected {MBQM_LATENCY - 1} or one more")
+        self._latency = latency
         super().__init__(
             {
                 "i_valid": In(1),
@@ -137,8 +144,9 @@ class Mbqm(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        valid = Signal(MBQM_LATENCY)
-        m.d.sync += valid.eq(Cat(self.i_valid, valid)[:MBQM_LATENCY])
+        valid = Signal(self._latency)
+        m.d.sync += valid.eq(Cat(self.i_valid, valid)[: self._latency])
+        between = m.d.sync if self._latency == MBQM_LATENCY else m.d.comb
         m.d.comb += self.o_valid.eq(valid[-1])
         double = self.rounding == Rounding.GEMMLOWP_DOUBLE
         names = ("x", "product", "scaled", "y")
@@ -168,14 +176,14 @@ class Mbqm(wiring.Component):
                 rounding[1].eq(rounding[0]),
             ]
         with m.If(valid[1]):
-            m.d.sync += [
+            between += [
                 scaled.eq(self._rounded(m, product, total[1], rounding[1])),
                 right[2].eq(right[1]),
                 rounding[2].eq(rounding[1]),
             ]
         m.submodules.halve = halve = Rdbpot()
         m.d.comb += [halve.x.eq(scaled), halve.e.eq(right[2])]
-        with m.If(valid[2]):
+        with m.If(valid[-2]):
             twice = rounding[2] == Rounding.GEMMLOWP_DOUBLE
             m.d.sync += self.y.eq(Mux(twice, halve.y, scaled))
         return m

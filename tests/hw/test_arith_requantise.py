@@ -61,9 +61,10 @@ def _cases(random: Random, count: int) -> list[tuple[int, int, int, int]]:
     return cases
 
 
-def test_mbqm_pipeline() -> None:
+@pytest.mark.parametrize("latency", [MBQM_LATENCY - 1, MBQM_LATENCY])
+def test_mbqm_pipeline(latency: int) -> None:
     """Every input comes out after the latency, with gaps between them as they come."""
-    dut, random = Mbqm(), Random(3)
+    dut, random = Mbqm(latency), Random(3)
     cases = [
         (x, y, s, r)
         for x in (-(1 << 31), 5)
@@ -72,11 +73,11 @@ def test_mbqm_pipeline() -> None:
         for r in range(4)
     ] + _cases(random, 3000)
     plan = [case if random.random() < 0.8 else None for case in cases]
-    plan += [None] * MBQM_LATENCY
+    plan += [None] * latency
 
     async def bench(ctx) -> None:
         for t, case in enumerate(plan):
-            due = plan[t - MBQM_LATENCY] if t >= MBQM_LATENCY else None
+            due = plan[t - latency] if t >= latency else None
             ctx.set(dut.i_valid, case is not None)
             if case is not None:
                 x, mult, shift, rounding = case
