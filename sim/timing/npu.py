@@ -6,6 +6,7 @@ Ref: docs/npu.md sections 4 to 8 and 10.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ def _counters(control: Control) -> dict[str, int]:
     counters, enabled = dict.fromkeys(SPEC.stalls, 0), Spans(map(tuple, control.enabled))
     busy = []
     operations = control.kernel.operations
-    for operation, after in zip(operations, [*operations[1:], None], strict=True):
+    for operation, after in zip_longest(operations, operations[1:]):
         end = operation.complete if after is None else min(operation.complete, after.start)
         busy.append((operation.start, end))
         for reason, cycles in _of_operation(operation, end, enabled).items():
