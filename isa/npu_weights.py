@@ -188,10 +188,15 @@ class WeightLayout:
         return self.group * (1 if self.inputs is None else STEP_CHANNELS)
 
     @cached_property
-    def _fixed_bytes(self) -> int:
+    def fixed_bytes(self) -> int:
         """Bytes of a `raw8` or `w4` tile."""
         size = self.tile_weights if self.format == RAW8 else self.tile_weights // 2 + self.group
         return _padded(size, self.port_bytes)
+
+    @property
+    def fixed_words(self) -> int:
+        """The same in words of the weight port."""
+        return self.fixed_bytes // self.port_bytes
 
     # --- order of the tiles -------------------------------------------------------------------
     def tiles(self, weights: NDArray, fill: int = 0) -> NDArray:
@@ -258,7 +263,7 @@ class WeightLayout:
                 size = packed_tile(data, start, self.tile_weights, name).size
                 size = _padded(size, self.port_bytes)
             else:
-                size = self._fixed_bytes
+                size = self.fixed_bytes
             if start + size > len(data):
                 raise ProgramError(
                     f"{where}, tile {tile}: ends at byte {start + size} of {len(data)}; is "
