@@ -57,12 +57,12 @@ def test_random_layers_against_single_elements(preset, name):
     """The whole shared buffer, so that bytes no element has stay as they were."""
     machine = load_machine(preset)
     values = set()
-    for seed in range(8):
+    for seed in range(10):
         layer = layers.Layers(machine, seed).layer(name)
         after = run_layer(machine, layer)
         np.testing.assert_array_equal(after, expected(layer), err_msg=f"seed {seed}")
         values.update(after[after != layer.shared].tolist())
-    assert len(values) > 20  # results are more than limits
+    assert len(values) > 10  # results are more than limits
 
 
 def test_a_changed_element_is_found():
