@@ -110,7 +110,7 @@ class Mbqm(wiring.Component):
 
     Parameters
     ----------
-    latency : MBQM_LATENCY, or one less: both roundings in one cycle.
+    latency : 4, or 3: both roundings in one cycle.
 
     Members
     -------
@@ -128,7 +128,7 @@ class Mbqm(wiring.Component):
 
     def __init__(self, latency: int = MBQM_LATENCY) -> None:
         if latency not in (MBQM_LATENCY - 1, MBQM_LATENCY):
-            raise ValueError(f"Mbqm: latency = {latency!r}, expected {MBQM_LATENCY - 1} or one more")
+            raise ValueError(f"Mbqm: latency = {latency!r}, expected 3 or 4")
         self._latency = latency
         super().__init__(
             {

@@ -1,0 +1,1 @@
+"""Vector unit of the `npu` engine: elementwise operations, softmax, norms, copies."""

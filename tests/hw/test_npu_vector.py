@@ -1,0 +1,109 @@
+"""Vector unit in Amaranth's simulator: bits against isa.numerics_npu, every event in its cycle."""
+
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bankside.hw.lib.testing import simulate
+from bankside.hw.npu.operation import VECTOR_OPERATIONS, opcode
+from bankside.hw.npu.vector.engine import VectorEngine
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import npu_vector_reference as reference  # noqa: E402
+
+MACS = (32, 64, 256)  # V = 1, 2, 8
+
+
+class Player:
+    """Runs operations on an engine with a shared buffer around it."""
+
+    def __init__(self, dut: VectorEngine, macs: int) -> None:
+        self.dut, self.machine = dut, reference.make_machine(macs)
+        self.content = bytearray(32 * reference.WORDS)
+        self.events: list[tuple[int, str]] = []
+        self.cycle = 0
+        self.writes: list[tuple[int, int]] = []
+
+    def _ports(self, ctx) -> dict:
+        """Reads and the write of this cycle."""
+        found = {}
+        for name in ("read0", "read1", "read2"):
+            port = getattr(self.dut, name)
+            if ctx.get(port.en):
+                at = 32 * ctx.get(port.address)
+                found[port] = int.from_bytes(self.content[at : at + 32], "little")
+        return found
+
+    def _write(self, ctx) -> None:
+        port = self.dut.write0
+        if not ctx.get(port.en):
+            return
+        address, data, mask = (ctx.get(v) for v in (port.address, port.data, port.mask))
+        assert mask, f"cycle {self.cycle}: a write of nothing"
+        self.writes.append((address, mask))
+        for k in range(32):
+            if mask >> k & 1:
+                self.content[32 * address + k] = data >> 8 * k & 255
+
+    async def tick(self, ctx) -> None:
+        for name in ("started", "steps_done", "complete"):
+            if ctx.get(getattr(self.dut, name)):
+                self.events.append((self.cycle, name))
+        found = self._ports(ctx)
+        self._write(ctx)
+        await ctx.tick()
+        self.cycle += 1
+        for port, word in found.items():
+            ctx.set(port.data, word)
+
+    async def run(self, ctx, op: dict[str, int]) -> None:
+        """One operation from its start to the cycle in which it is complete."""
+        dut = self.dut
+        ctx.set(dut.operation.payload, op)
+        ctx.set(dut.operation.valid, 1)
+        assert ctx.get(dut.idle) and ctx.get(dut.started) and ctx.get(dut.operation.ready)
+        start, total = self.cycle, reference.duration(self.machine, op)
+        self.events.clear()
+        self.writes.clear()
+        await self.tick(ctx)
+        ctx.set(dut.operation.valid, 0)
+        ctx.set(dut.operation.payload, {})
+        kind = 1 << [opcode(name) for name in VECTOR_OPERATIONS].index(op["opcode"])
+        for _ in range(1, total):
+            assert not ctx.get(dut.idle) and ctx.get(dut.kind) == kind
+            await self.tick(ctx)
+        assert ctx.get(dut.idle) and not ctx.get(dut.kind)
+        end = start + total
+        wanted = [(start, "started"), (end - 9, "steps_done"), (end - 1, "complete")]
+        assert self.events == wanted, (op, [(c - start, n) for c, n in self.events])
+
+
+def difference(found: bytes, wanted: bytes) -> list[tuple[int, int, int]]:
+    pairs = enumerate(zip(found, wanted, strict=True))
+    return [(at, a, b) for at, (a, b) in pairs if a != b][:8]
+
+
+@pytest.mark.parametrize("kind", reference.KINDS)
+@pytest.mark.parametrize("macs", MACS)
+def test_random_operations(macs: int, kind: str) -> None:
+    """Some back to back, some after a pause; bytes that are not written stay."""
+    dut = VectorEngine(reference.make_machine(macs))
+    random = Random(f"{macs} {kind}")
+    player = Player(dut, macs)
+
+    async def bench(ctx) -> None:
+        for number in range(6):
+            op = reference.random_operation(random, kind)
+            before = reference.fill(random, op)
+            player.content[:] = before
+            for _ in range(random.choice((0, 0, 3))):
+                await player.tick(ctx)
+            await player.run(ctx, op)
+            wanted = reference.apply(op, before)
+            wrong = difference(player.content, wanted)
+            assert not wrong, f"{macs} {kind} {number}: {wrong} {op}"
+
+    simulate(dut, bench, limit=100_000)
