@@ -61,6 +61,7 @@ class Unit(ABC):
 UNITS: Registry[Unit] = Registry("engine")
 UNITS.add("pim", Lazy("bankside.sim.agree_pim:UNIT"))
 UNITS.add("array", Lazy("bankside.sim.agree_array:UNIT"))
+UNITS.add("npu", Lazy("bankside.sim.agree_npu:UNIT"))
 
 
 def load_config(name: str, engine: str) -> HardwareConfig:

@@ -1,0 +1,30 @@
+"""Random legal programs of the `npu` engine, for agreement runs.
+
+A seed gives the same programs on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bankside.isa.npu_machine import NpuMachine
+from bankside.isa.program import Program
+from bankside.sim.random_npu_free import free_program
+from bankside.sim.random_npu_layers import Rng
+
+#: Programs of random operations, transfers and waits.
+FREE = "free"
+
+
+class Named(NamedTuple):
+    """A program and its kind."""
+
+    kind: str
+    program: Program
+
+
+def random_programs(rng: Rng, machine: NpuMachine) -> Iterator[Named]:
+    """Programs without end."""
+    while True:
+        yield Named(FREE, free_program(rng, machine))
