@@ -63,18 +63,23 @@ def random_operation(random: Random, kind: str) -> dict[str, int]:
         per_word = 16 if op[f"{name}_bits"] else 32
         _map(random, op, name, area, -(-channels // per_word))
         if kind != "lut":
-            op[f"{name}_zero"] = _signed(random, random.choice((8, 16)))
+            op[f"{name}_zero"] = _signed(
+                random, 16 if op[f"{name}_bits"] else random.choice((4, 8))
+            )
+    if kind == "softmax" and random.random() < 0.5:
+        op["ofm_zero"] = -128
     low, high = sorted(_signed(random, 16 if op["ofm_bits"] else 8) for _ in range(2))
     op |= {"ofm_min": low, "ofm_max": high, "rounding": random.randrange(4)}
     if random.random() < 0.7:
         span = 1 << (15 if op["ofm_bits"] else 7)
         op |= {"ofm_min": -span, "ofm_max": span - 1}
-    op |= {"ifm2_broadcast": random.randrange(8), "left_shift": random.choice((0, 20, 7, 31))}
-    for name in "abo":
-        op |= {f"{name}_mult": _multiplier(random), f"{name}_shift": _shift(random)}
+    op |= {"ifm2_broadcast": random.randrange(8)}
+    op |= _scales(random, op, kind)
     op |= {"lut": PARAMETERS + random.randrange(8), "scale": PARAMETERS + random.randrange(8)}
     if kind in ("rms", "layer"):
-        op |= {"o_shift": random.choice((*random.choices(range(0, 60), k=4), -128, 127, -9))}
+        typical = 46 if op["ofm_bits"] else 54
+        shifts = (typical, typical, typical - 3, random.randrange(60), -128, 127, -9)
+        op |= {"o_shift": random.choice(shifts)}
         op |= {"epsilon": random.choice((0, 1, random.getrandbits(16), 0xFFFFFFFF))}
         op |= {"epsilon_shift": random.choice((0, 5, 29))}
         op |= {"opcode": opcode("NORM"), "mode": ENUMS["norm"][kind]}
@@ -83,6 +88,24 @@ def random_operation(random: Random, kind: str) -> dict[str, int]:
     else:
         op |= {"opcode": opcode("ELEMENTWISE"), "mode": ENUMS["elementwise"][kind]}
     return op
+
+
+def _scales(random: Random, op: dict, kind: str) -> dict[str, int]:
+    """Scales of an ELEMENTWISE: often such as a network has, which hit the range of the output."""
+    scales = {"left_shift": random.choice((0, 20, 7, 31))}
+    for name in "abo":
+        scales |= {f"{name}_mult": _multiplier(random), f"{name}_shift": _shift(random)}
+    if random.random() < 0.4:
+        return scales
+    typical = random.choices(range(1 << 30, 1 << 31), k=3)
+    scales |= {f"{name}_mult": mult for name, mult in zip("abo", typical, strict=True)}
+    wide = op["ifm_bits"] | op["ifm2_bits"]
+    scales |= {"left_shift": 12 if wide else 20, "a_shift": random.randint(-3, 0), "b_shift": 0}
+    if kind == "mul":
+        scales["o_shift"] = -7 - 8 * (op["ifm_bits"] + op["ifm2_bits"] - op["ofm_bits"])
+    else:
+        scales["o_shift"] = (8 if op["ofm_bits"] else 0) - (20 if wide else 19)
+    return scales
 
 
 def _random_copy(random: Random, wide: bool) -> dict[str, int]:
@@ -129,7 +152,11 @@ def fill(random: Random, op: dict[str, int]) -> bytes:
     """A buffer with data that suits the operation: noise, extremes, a softmax table."""
     content = bytearray(random.randbytes(32 * WORDS))
     extreme = random.choice((None, None, b"\x80", b"\x7f", b"\x00\x80", b"\xff\x7f", b"\x00"))
-    if extreme:
+    if random.random() < 0.3:  # neighbours that are close, as a softmax has them
+        content[: 32 * PARAMETERS] = bytes(
+            random.choices((*range(9), *range(250, 256)), k=32 * PARAMETERS)
+        )
+    elif extreme:
         content[: 32 * PARAMETERS] = (extreme * (32 * PARAMETERS))[: 32 * PARAMETERS]
     if op["opcode"] == opcode("SOFTMAX") and random.random() < 0.7:
         table = ref.softmax_table(

@@ -9,6 +9,7 @@ import pytest
 from bankside.hw.lib.testing import simulate
 from bankside.hw.npu.operation import VECTOR_OPERATIONS, opcode
 from bankside.hw.npu.vector.engine import VectorEngine
+from bankside.hw.npu.vector.norm import MAX_CHANNELS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -105,5 +106,34 @@ def test_random_operations(macs: int, kind: str) -> None:
             wanted = reference.apply(op, before)
             wrong = difference(player.content, wanted)
             assert not wrong, f"{macs} {kind} {number}: {wrong} {op}"
+
+    simulate(dut, bench, limit=100_000)
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_norm_of_as_many_channels_as_there_may_be(kind: str, sign: int) -> None:
+    """The largest sums that there are: every value 65535 (or minus that) away from the zero."""
+    machine = reference.make_machine(32)
+    dut, random = VectorEngine(machine), Random(1)
+    player = Player(dut, 32)
+    op = reference.random_operation(random, kind)
+    low, high = -(1 << 15), (1 << 15) - 1
+    value, zero = (high, low) if sign > 0 else (low, high)
+    op |= {"ofm_c": MAX_CHANNELS, "ofm_h": 1, "ofm_w": 1, "ifm": 0, "ifm_bits": 1, "ifm_zero": zero}
+    op |= {"ofm": 768, "ofm_bits": 0, "ofm_min": -128, "ofm_max": 127, "ofm_zero": 0}
+    op |= {"epsilon": kind == "rms", "epsilon_shift": 60, "scale": 256}
+    op |= {"o_shift": 55 if kind == "rms" else 44}
+    content = bytearray(random.randbytes(32 * reference.WORDS))
+    content[: 2 * MAX_CHANNELS] = value.to_bytes(2, "little", signed=True) * MAX_CHANNELS
+    # One different value, so that LayerNorm has something to normalise.
+    content[100:102] = bytes(2)
+    player.content[:] = content
+
+    async def bench(ctx) -> None:
+        await player.run(ctx, op)
+        wanted = reference.apply(op, bytes(content))
+        assert not difference(player.content, wanted)
+        assert len(set(wanted[32 * 768 : 32 * 768 + MAX_CHANNELS])) > 2
 
     simulate(dut, bench, limit=100_000)
