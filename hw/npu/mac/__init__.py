@@ -1,0 +1,1 @@
+"""The MAC path: weights, lanes, steps and output of CONV, DEPTHWISE, MATMUL, POOL."""
