@@ -11,7 +11,7 @@ from bankside.hw.npu.operation import VECTOR_OPERATIONS, opcode
 from bankside.hw.npu.vector.engine import VectorEngine
 from bankside.hw.npu.vector.norm import MAX_CHANNELS
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cosim" / "benches"))
 
 import npu_vector_reference as reference  # noqa: E402
 
