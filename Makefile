@@ -3,6 +3,7 @@
 #   make sim UNIT=fp16_mul SIM=verilator|icarus WAVES=1                make agree     RTL == golden == timing
 PYTHON ?= python3
 VENV   ?= .venv
+EXTRAS ?= test
 ARGS   ?=
 UNIT   ?=
 SIM    ?= verilator
@@ -24,7 +25,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "this Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -e '.[test]'
+	$(PY) -m pip install --quiet -e '.[$(EXTRAS)]'
 	@touch $@
 
 run: $(STAMP)
