@@ -117,14 +117,17 @@ class Kernel:
 
     def _vector(self, name: str, mode: int, registers: Mapping[str, int]) -> int:
         """Cycles of the work of a vector operation."""
-        if name == "COPY":
-            return registers["n0"] * registers["n1"] * registers["n2"]
         positions, channels = registers["ofm_h"] * registers["ofm_w"], registers["ofm_c"]
         words = -(-channels // self._machine.vector_rate)
-        if name == "ELEMENTWISE":
-            return positions * words + (TABLE_CYCLES if mode == _LUT else 0)
-        if name == "SOFTMAX":
-            return _SOFTMAX_TABLE + positions * (words + 2 * channels + _SOFTMAX_POSITION)
-        if mode == _RMS:
-            return positions * (2 * channels + _RMS_POSITION)
-        return positions * (3 * channels + _LAYER_POSITION)
+        match name:
+            case "ELEMENTWISE":
+                return positions * words + (TABLE_CYCLES if mode == _LUT else 0)
+            case "SOFTMAX":
+                return _SOFTMAX_TABLE + positions * (words + 2 * channels + _SOFTMAX_POSITION)
+            case "NORM" if mode == _RMS:
+                return positions * (2 * channels + _RMS_POSITION)
+            case "NORM":
+                return positions * (3 * channels + _LAYER_POSITION)
+            case "COPY":
+                return registers["n0"] * registers["n1"] * registers["n2"]
+        raise ValueError(f"{name} is not an operation of the vector unit")
