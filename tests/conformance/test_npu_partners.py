@@ -32,8 +32,6 @@ TIMELESS = {
     "left_shift", "o_mult", "o_shift", "epsilon", "epsilon_shift", "src", "src_s0", "src_s1",
     "src_s2", "dst", "dst_s0", "dst_s1", "dst_s2", "wide",
 }  # fmt: skip
-#: Their checks and uses name them by side and index.
-STRIDES = {f"{side}_s{i}" for side in ("src", "dst") for i in range(3)}
 
 
 def quoted(*patterns: str) -> str:

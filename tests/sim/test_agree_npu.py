@@ -135,3 +135,16 @@ def test_named_machine_sets_cover_sizes_profiles_and_memories():
     fixed = {(m.config.memory.bytes, m.config.memory.outstanding) for m in found}
     assert len(compiled) == 8 and len(fixed) == 1  # nothing of a memory is compiled
     assert set(UNIT.sets["quick"]) < set(UNIT.sets["full"])
+
+
+@pytest.mark.slow
+def test_rtl_agrees():
+    """Golden, timing and the compiled RTL of the smallest machines on random programs."""
+    found = agree(80, 23, UNIT.sets["quick"], unit=UNIT)
+    assert found.differences == [] and found.programs == 80
+
+
+@pytest.mark.slow
+def test_rtl_agrees_on_every_machine():
+    found = agree(320, 5, UNIT.sets["full"], unit=UNIT)
+    assert found.differences == [] and len(found.machines) == 8 * len(MEMORIES)
