@@ -1,5 +1,5 @@
-"""Programs of the `npu` engine for a quantised Llama decoder: one for the constants, then one per run
-of tokens (the prompt, each new token).
+"""Programs of the `npu` engine for a quantised Llama decoder: one for the constants, then one per
+run of tokens (the prompt, each new token).
 
 Constants (scale records, gains, tables) and the key/value caches stay in the shared buffer from
 program to program; weights are streamed. Positions of a feature map are the tokens of a run, or
