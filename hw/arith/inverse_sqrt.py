@@ -42,7 +42,7 @@ class InverseSqrt(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        width = _SCALE + 3
+        width = _SCALE + 2
         # Before the step of bit k: rest = 2^92 - r^2 S', double = r S' 2^(k+1), square = S' 2^2k,
         # so that the bit adds double + square to r^2 S'.
         rest, double, square = (Signal(width, name=n) for n in ("rest", "double", "square"))

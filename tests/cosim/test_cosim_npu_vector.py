@@ -25,7 +25,7 @@ FAULTS = {
     "neighbour_overwritten": ("add", "write0__mask", lambda m, v, unit: Mux(v == 1, 3, v)),
     "lost_write": ("mul", "write0__en", sometimes),
     "late_write": ("copy", "write0__en", late),
-    "off_by_one": ("sub", "write0__data", lambda m, v, unit: v ^ (v[:8] == 3)),
+    "off_by_one": ("lut", "write0__data", lambda m, v, unit: v ^ (v[:4] == 3)),
     "wrong_word": ("copy_wide", "write0__address", lambda m, v, unit: v ^ (v[:3] == 5)),
     "wrong_row": ("softmax", "read0__address", lambda m, v, unit: v - (v[:4] == 9)),
     "stale_gain": ("rms", "read2__en", lambda m, v, unit: 0),

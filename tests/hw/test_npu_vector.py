@@ -110,6 +110,38 @@ def test_random_operations(macs: int, kind: str) -> None:
     simulate(dut, bench, limit=100_000)
 
 
+WIDE = {"ofm_bits": 1, "ofm_zero": 0, "ofm_min": -(1 << 15), "ofm_max": (1 << 15) - 1}
+NORM_CORNERS = [{"o_shift": shift} for shift in (127, 125, 101, 93, 64, 63, 59, 0, -35, -100)]
+CORNERS = {
+    "softmax": [{"ofm_min": -100, "ofm_max": 100, "ofm_zero": zero} for zero in (-90, 0, 90)],
+    "rms": [c | {"epsilon": e} | WIDE for c in NORM_CORNERS for e in (0, 1)],
+}
+
+
+@pytest.mark.parametrize("kind,zeros", [("softmax", True), ("rms", False), ("rms", True)])
+def test_corners(kind: str, zeros: bool) -> None:
+    """An empty sum of softmax; shifts beyond every product and sums of squares of 0."""
+    dut, random = VectorEngine(reference.make_machine(32)), Random(8)
+    player = Player(dut, 32)
+
+    async def bench(ctx) -> None:
+        for corner in CORNERS[kind]:
+            op = reference.random_operation(random, kind) | corner | {"ofm_c": 9, "ofm_h": 1}
+            op |= {"ofm": reference.OFM, "ofm_w": 2, "ifm_bits": int(kind != "softmax")}
+            content = bytearray(random.randbytes(32 * reference.WORDS))
+            if zeros:  # inputs without their zero point, or the table of softmax
+                area = (reference.PARAMETERS, reference.OFM)
+                if kind == "rms":
+                    area, op["ifm_zero"] = (reference.IFM, reference.IFM2), 0
+                content[32 * area[0] : 32 * area[1]] = bytes(32 * (area[1] - area[0]))
+            player.content[:] = content
+            await player.run(ctx, op)
+            wanted = reference.apply(op, bytes(content))
+            assert not difference(player.content, wanted), corner
+
+    simulate(dut, bench, limit=100_000)
+
+
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_norm_of_as_many_channels_as_there_may_be(kind: str, sign: int) -> None:

@@ -116,7 +116,8 @@ class NormUnit(wiring.Component):
         with m.If(squared):
             m.d.sync += total.eq(Mux(issue.first, epsilon, total) + product)
         m.d.sync += root.start.eq(squared & issue.last)
-        m.d.comb += root.s.eq(Mux(total == 0, 1, total))
+        # A sum of 0 gives a root without meaning, but then every value is 0.
+        m.d.comb += root.s.eq(total)
         return root
 
     def _result(self, m: Module, root: InverseSqrt, product: Signal) -> None:
