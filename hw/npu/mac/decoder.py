@@ -30,6 +30,8 @@ class PackedFeed(wiring.Component):
     Members
     -------
     job, geometry, load, step_end, ready, weights, w_en, w_slot : as in `TileFeed`
+    illegal : Out(1)
+        As in `PackedReader`.
     w_part : Out(2), w_data : Out(N of 8 weights)
         8 input channels of one output channel; DEPTHWISE: one weight for each output channel.
 
@@ -43,7 +45,7 @@ class PackedFeed(wiring.Component):
                 "job": In(step_job_layout(machine)),
                 "geometry": In(geometry_layout(machine)),
                 **dict.fromkeys(("load", "step_end"), In(1)),
-                "ready": Out(1),
+                **dict.fromkeys(("ready", "illegal"), Out(1)),
                 "weights": Out(weight_read(machine)),
                 "w_en": Out(machine.lanes),
                 "w_slot": Out(1),
@@ -73,6 +75,7 @@ class PackedFeed(wiring.Component):
             room.take.eq(last),
             room.give.eq(self.step_end),
             self.ready.eq(ready != 0),
+            self.illegal.eq(reader.illegal),
         ]
         m.d.sync += [
             inside.eq(active & ~last),

@@ -38,6 +38,8 @@ class MacEngine(wiring.Component):
         An operation with `depend` starts when the steps of the one before are done, any other one
         when that is complete.
     weights : Out(weight_read)
+    illegal_weights : Out(1)
+        Fault 7: a packed tile leaves the weight buffer or has no header (pulse; narrow profile).
     in_step : Out(1)
         A step is under way.
     lacks_weights : Out(1)
@@ -52,7 +54,7 @@ class MacEngine(wiring.Component):
 
     def __init__(self, machine: NpuMachine) -> None:
         self.machine = machine
-        status = ("in_step", "lacks_weights", "lacks_output", "in_setup")
+        status = ("illegal_weights", "in_step", "lacks_weights", "lacks_output", "in_setup")
         super().__init__(
             {
                 **engine_members(machine),
@@ -89,6 +91,8 @@ class MacEngine(wiring.Component):
         wiring.connect(m, tiles.weights, wiring.flipped(self.weights))
         if machine.wide:
             wiring.connect(m, tiles.rows, wiring.flipped(self.read1))
+        else:
+            m.d.comb += self.illegal_weights.eq(tiles.illegal)
         self._output(m, setup, steps, walk, results)
         self._lanes(m, feed, tiles, results)
         self._counts(m, feed, results)

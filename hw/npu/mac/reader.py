@@ -51,6 +51,8 @@ class PackedReader(wiring.Component):
         A tile is complete in its buffer from the next cycle on (pulse in R_end).
     weights : Out(weight_read)
     header : Out(2 of header)
+    illegal : Out(1)
+        The header on the port is none, or a tile leaves the buffer (the word is not read).
     mask_en, code_en : Out(1), buffer : Out(1), number : Out
         The word on the port belongs to the mask, to the codes; to which buffer; its number.
 
@@ -64,7 +66,7 @@ class PackedReader(wiring.Component):
                 "job": In(step_job_layout(machine)),
                 "geometry": In(geometry_layout(machine)),
                 **dict.fromkeys(("load", "give"), In(1)),
-                **dict.fromkeys(("ended", "mask_en", "code_en", "buffer"), Out(1)),
+                **dict.fromkeys(("ended", "illegal", "mask_en", "code_en", "buffer"), Out(1)),
                 "weights": Out(weight_read(machine)),
                 "header": Out(data.ArrayLayout(header_layout(), 2)),
                 "number": Out(range(code_words(machine))),
@@ -105,7 +107,7 @@ class PackedReader(wiring.Component):
         with m.If(~more_mask):
             m.d.sync += codes_left.eq(codes - more_codes)
         m.d.sync += [self.mask_en.eq(more_mask), self.code_en.eq(more_codes)]
-        self._read(m, starts, loop.restart, more_mask, more_codes)
+        self._read(m, starts, loop.restart, header, more_mask, more_codes)
         self._capture(m, starts, header, more_mask)
         return m
 
@@ -131,16 +133,28 @@ class PackedReader(wiring.Component):
         return words
 
     def _read(
-        self, m: Module, starts: Signal, restart: Value, more_mask: Signal, more_codes: Signal
+        self,
+        m: Module,
+        starts: Signal,
+        restart: Value,
+        header: Signal,
+        more_mask: Signal,
+        more_codes: Signal,
     ) -> None:
         """Tiles follow each other; a block begins with the first one again."""
-        following = Signal.like(self.job.weights)
+        following = Signal(len(self.job.weights) + 1)
+        address = Signal.like(following)
+        outside, word = Signal(), self.weights.data
+        needs = starts | more_mask | more_codes
         m.d.comb += [
-            self.weights.en.eq(starts | more_mask | more_codes),
-            self.weights.address.eq(Mux(starts & restart, self.job.weights, following)),
+            address.eq(Mux(starts & restart, self.job.weights, following)),
+            outside.eq(needs & (address >= self.machine.weight_words)),
+            self.weights.en.eq(needs & ~outside),
+            self.weights.address.eq(address),
+            self.illegal.eq(outside | (header & ((word[:8] > CODE_BITS) | word[17:].any()))),
         ]
-        with m.If(self.weights.en):
-            m.d.sync += following.eq(self.weights.address + 1)
+        with m.If(needs):
+            m.d.sync += following.eq(address + 1)
 
     def _capture(self, m: Module, starts: Signal, header: Signal, more_mask: Signal) -> None:
         """Header registers; number of the word that will be on the port, in mask or codes."""
