@@ -1,5 +1,5 @@
-"""Programs of the `npu` engine for a small network of convolutions and pools: one that brings weights
-and scale records, which stay in the buffers, then one per image. Ref: docs/npu.md.
+"""Programs of the `npu` engine for a small network of convolutions and pools: one that brings the
+weights and scale records, which stay in the buffers, then one per image. Ref: docs/npu.md.
 """
 
 from __future__ import annotations

@@ -302,6 +302,22 @@ class GptPrograms:
         base, size = layout.regions[LOGITS]
         return self._program(words, {"logits": (base // bus, size // bus)} if logits else {})
 
+    def macs(self, count: int, position: int, *, logits: bool = True) -> int:
+        """Multiplications of a run."""
+        model, linear = self.layout.model, self.layout.linear
+        total = sum(
+            placed.part.weights.numbers.size * (1 if name == "head" else count)
+            for name, placed in linear.items()
+            if logits or name != "head"
+        )
+        pairs = sum(position + t + 1 for t in range(count))
+        return total + 2 * pairs * model.query_heads * model.head_dim * len(model.layers)
+
+    def streamed(self, *, logits: bool = True) -> int:
+        """Bytes of weights that a run fetches."""
+        head = sum(size for _, size, _, _ in self.layout.linear["head"].pieces)
+        return self.layout.weight_bytes - (0 if logits else head)
+
     def logits(self, rows: NDArray[np.uint16]) -> NDArray[np.int64]:
         """int16 scores of the output `logits`."""
         flat = np.ascontiguousarray(rows, np.uint16).reshape(-1).view(np.int16)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bankside.errors import ConfigError
-from bankside.sim import plots
+from bankside.sim import npu_run_page, plots
 from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.report_files import CALLS, PAGE, RESULT, TIMELINE
 from bankside.units import format_si
@@ -66,6 +66,8 @@ def _load_part(folder: Path, name: str) -> dict | None:
 
 def render(folder: Path, result: Mapping) -> str:
     """The page, from `result` and the other files of the run in `folder`."""
+    if result.get("engine") == "npu":
+        return npu_run_page.render(folder, result)
     calls, timeline = _load_part(folder, CALLS), _load_part(folder, TIMELINE)
     try:
         parts = [

@@ -1,5 +1,6 @@
 """`bankside run`: a language model generates text, its decode attention runs on the `pim` engine,
-attention over the prompt on the `array` engine where the description says so.
+attention over the prompt on the `array` engine where the description says so. Descriptions that
+name a machine of the `npu` engine are those of `npu_run`.
 
 The description is one strict YAML file; the result is plain data, written as files that appear all
 at once or not at all.
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -33,12 +35,13 @@ from bankside.mapping.llm.transformer import Generation, generate
 from bankside.provenance import collect
 from bankside.registry import Registry
 from bankside.schema import Section, key_problem, validate
-from bankside.sim import full_machine
+from bankside.sim import full_machine, npu_run
 from bankside.sim.array_attention import ArrayPrompt
 from bankside.sim.attention import PimAttention
 from bankside.sim.compared import check_executions
 from bankside.sim.engine import Engine
 from bankside.sim.executions import PIM_EXECUTIONS, make_engine
+from bankside.sim.npu_run import NpuJob
 from bankside.strict_yaml import Locations, load_yaml
 
 Make = Callable[[str, AnyMachine], Engine]
@@ -161,13 +164,15 @@ class Job:
         return self.description.prompt_tokens or [] if text is None else text.encode()
 
 
-def load_job(path: Path) -> Job:
-    """Read a run description and what it names.
+def load_job(path: Path) -> Job | NpuJob:
+    """Read a run description and what it names; an `NpuJob` where its machine is an `npu`.
 
     Raises ConfigError, with file and line, for anything that cannot be used. Nothing has been
     compiled or run by then.
     """
     data, locations = load_yaml(path)
+    if npu_run.wanted(data, partial(_beside, path)):
+        return npu_run.load(path, data, locations, partial(_beside, path))
     description = validate(RunDescription, data, locations)
     with _blame(locations, "model"):
         folder = find_model(_beside(path, description.model))
@@ -417,7 +422,7 @@ def calls_table(attention: PimAttention) -> dict[str, list]:
 
 def agreed(result: dict) -> bool:
     """Whether no comparison of a run found a difference."""
-    counts = ("bit_mismatches", "cycle_mismatches", "stall_sum_mismatches")
+    counts = ("bit_mismatches", "cycle_mismatches", "stall_sum_mismatches", "reference_mismatches")
     parts = [result, result.get("prefill") or {}]
     return not any(part.get(name) for part in parts for name in counts)
 
@@ -447,4 +452,4 @@ def default_folder(name: str) -> Path:
     return build_root() / "runs" / name
 
 
-__all__ = ["Job", "RunDescription", "agreed", "execute", "load_job", "published"]
+__all__ = ["Job", "NpuJob", "RunDescription", "agreed", "execute", "load_job", "published"]

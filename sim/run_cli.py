@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import click
 from bankside.cli_support import common_options, finish, progress
 
 if TYPE_CHECKING:
+    from bankside.sim.npu_run import NpuJob
     from bankside.sim.run import Job
 
 
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
 def command(file: Path, as_json: bool, out: Path | None) -> None:
     """Run an experiment from a YAML file (see examples/).
 
-    A language model continues a prompt; its decode attention runs on every execution that the file
-    names. Result, timeline and report go to --out, or to build/runs/NAME. Exit code 1 when the
-    executions disagree anywhere.
+    A language model continues a prompt; its decode attention (on an npu: all of it, or a network
+    that classifies images) runs on every execution that the file names. Result, timeline and
+    report go to --out, or to build/runs/NAME. Exit code 1 when the executions disagree anywhere.
     """
     from bankside.sim import report_files, run
 
     job = run.load_job(file)
     folder = out or run.default_folder(job.name)
     started = time.monotonic()
+    if isinstance(job, run.NpuJob):
+        _run_npu(job, folder, started, as_json=as_json)
+        return
     with run.published(folder) as work:
         with Watcher(job, live=not as_json) as watcher:
             result, attention = run.execute(job, on_token=watcher.token, on_point=watcher.point)
@@ -45,10 +49,37 @@ def command(file: Path, as_json: bool, out: Path | None) -> None:
     finish(run.agreed(result))
 
 
+def _run_npu(job: NpuJob, folder: Path, started: float, *, as_json: bool) -> None:
+    """The same for the `npu` engine."""
+    from bankside.sim import npu_run_tasks, npu_run_text, run
+
+    with run.published(folder) as work:
+        with _npu_watcher(job, live=not as_json) as step:
+            result, runner = npu_run_tasks.execute(job, on_step=step)
+        result |= npu_run_text.write(work, job, result, runner)
+    if as_json:
+        click.echo(json.dumps(result | {"folder": str(folder)}, indent=2, allow_nan=False))
+    else:
+        click.echo(npu_run_text.summary_text(result, folder, time.monotonic() - started))
+    finish(run.agreed(result))
+
+
+@contextmanager
+def _npu_watcher(job: NpuJob, *, live: bool) -> Iterator[Callable[[int], None]]:
+    """What hears of every token or image."""
+    count = getattr(job.description, "images", None)
+    if count is not None:
+        with progress("classifying", count) as step:
+            yield step
+        return
+    with Watcher(job, live=live) as watcher:
+        yield watcher.token
+
+
 class Watcher:
     """Shows a run as it goes on: the text as it grows where `live`, else progress bars."""
 
-    def __init__(self, job: Job, *, live: bool) -> None:
+    def __init__(self, job: Job | NpuJob, *, live: bool) -> None:
         self._job = job
         self._live = live and job.model.vocabulary == 256 and job.description.prompt is not None
         # A character may span several tokens.

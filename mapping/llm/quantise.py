@@ -210,15 +210,15 @@ def _trace_attention(model: Model, index: int, x: F64) -> dict[str, F64]:
     assert model.rope_inverse is not None
     for name in ("q", "k"):
         found[f"{name}_rotated"] = _rotate(found[name], model.rope_inverse)
-    grouped = found["q_rotated"].reshape(count, model.kv_heads, -1, model.head_dim)
-    scores = np.einsum("qkgd,tkd->kgqt", grouped, found["k_rotated"]) / math.sqrt(model.head_dim)
+    heads = np.repeat(found["k_rotated"].transpose(1, 2, 0), model.group, axis=0)
+    scores = found["q_rotated"].transpose(1, 0, 2) @ heads / math.sqrt(model.head_dim)
     past = np.tril(np.ones((count, count), bool))
-    heads = scores.reshape(model.query_heads, count, count)
-    found["scores"] = np.stack([head[past] for head in heads], axis=1)
+    found["scores"] = np.stack([head[past] for head in scores], axis=1)
     chance = np.where(past, scores, -np.inf)
     chance = np.exp(chance - chance.max(axis=-1, keepdims=True))
     chance /= chance.sum(axis=-1, keepdims=True)
-    found["context"] = np.einsum("kgqt,tkd->qkgd", chance, found["v"]).reshape(count, -1)
+    values = np.repeat(found["v"].transpose(1, 0, 2), model.group, axis=0)
+    found["context"] = (chance @ values).transpose(1, 0, 2).reshape(count, -1)
     return found
 
 
@@ -256,7 +256,13 @@ def calibrate(model: Model, windows: Iterable[Sequence[int]]) -> Ranges:
             square[name] = square.get(name, 0) + (value * value).mean(axis=0)
     if not count:
         raise ConfigError("calibration: no text; give at least one window of tokens")
-    return Ranges(low, high, {name: value / count for name, value in square.items()})
+    mean = {name: value / count for name, value in square.items()}
+    return Ranges(*(_rounded(part) for part in (low, high, mean)))
+
+
+def _rounded(values: dict[str, F64]) -> dict[str, F64]:
+    """To float32: the last bits of sums depend on the processor, the integers must not."""
+    return {name: np.float64(np.float32(value)) for name, value in values.items()}
 
 
 # --- equalisation -------------------------------------------------------------------------------
