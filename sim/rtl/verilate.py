@@ -173,8 +173,8 @@ def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) 
 
 def rising_edges_only(verilog: str) -> bool:
     """Tell whether `clk` does nothing in `verilog` but trigger registers at its rising edge."""
-    rest = re.sub(r"@\(posedge clk\)|\.clk\(clk\)|^  (?:input|wire) clk;$|^module .*$", "", verilog,
-                  flags=re.MULTILINE)  # fmt: skip
+    uses = r"@\(posedge clk\)|\.clk\(clk\)|^  (?:input|wire) clk;$|^module [^;]*;$"
+    rest = re.sub(uses, "", verilog, flags=re.MULTILINE)
     return not re.search(r"(?<![\w$.])clk(?![\w$])", rest)
 
 
