@@ -292,8 +292,8 @@ class Cycles:
 class Clock:
     """The formulas of docs/npu.md section 5, one operation after the other."""
 
-    def __init__(self, machine: NpuMachine, read_delay: int) -> None:
-        self.machine, self.delay, self.seen = machine, read_delay, Cycles()
+    def __init__(self, machine: NpuMachine) -> None:
+        self.machine, self.seen = machine, Cycles()
         self.m_end, self.a_end = 0, []  # A_end of every unit so far
         self.complete = 0
 
@@ -382,7 +382,7 @@ class _Tiles:
             start = max(self.d_end[-1], room)
             end = start + words
             if self.layer.name != "MATMUL":
-                clock.seen.weight_reads += range(start + clock.delay, end + clock.delay)
+                clock.seen.weight_reads += range(start, end)
         else:
             staging = self.d_end[-2] + 1 if len(self.d_end) > 2 else 0
             start = max(self.r_end[-1], staging)

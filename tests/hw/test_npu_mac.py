@@ -92,7 +92,7 @@ def dut_port(machine: NpuMachine) -> int:
 
 
 def _check(machine: NpuMachine, image: Image, layers: list[Layer]) -> None:
-    clock = Clock(machine, max(0, machine.positions - 3) if machine.wide else 0)
+    clock = Clock(machine)
     head = 0
     for layer in layers:
         clock.add(layer, head)

@@ -174,17 +174,28 @@ class MacEngine(wiring.Component):
                 results.sums[group].eq(lanes.data),
             ]
             for i in range(rate):
-                n = group * rate + i
+                m.d.comb += lanes.lane[i].eq(self._place(feed, q * rate + i))
+            self._weights(m, tiles, lanes, group)
+
+    def _weights(self, m: Module, tiles, lanes: Unit, group: int) -> None:
+        """Tiles of one group of lanes."""
+        rate = self.machine.output_rate
+        for i in range(rate):
+            n = group * rate + i
+            u, lane = divmod(n, self.machine.channels)
+            if self.machine.wide:
                 m.d.comb += [
-                    lanes.lane[i].eq(self._place(feed, q * rate + i)),
-                    lanes.w_data[i].eq(tiles.w_data[n]),
+                    lanes.w_data[i].eq(tiles.w_data[u % len(tiles.w_data)][lane]),
+                    lanes.w_first[i].eq(tiles.w_first[n]),
+                    lanes.s_data[i].eq(tiles.s_data[n]),
                 ]
-                if machine.wide:
-                    m.d.comb += lanes.s_data[i].eq(tiles.s_data[n])
-            if machine.wide:
-                m.d.comb += lanes.s_en.eq(tiles.s_en[own])
             else:
-                m.d.comb += lanes.w_part.eq(tiles.w_part)
+                m.d.comb += lanes.w_data[i].eq(tiles.w_data[n])
+        if self.machine.wide:
+            own = slice(group * rate, (group + 1) * rate)
+            m.d.comb += [lanes.s_en.eq(tiles.s_en[own]), lanes.w_alone.eq(tiles.w_alone)]
+        else:
+            m.d.comb += lanes.w_part.eq(tiles.w_part)
 
     def _place(self, feed: ActivationFeed, lane: int):
         """One-hot place of a lane's own channel among the 8 on its way (DEPTHWISE, POOL)."""

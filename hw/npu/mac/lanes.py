@@ -1,6 +1,6 @@
 """Lanes: tiles of weights, products, accumulators."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -40,6 +40,8 @@ class LaneGroup(wiring.Component):
     w_en : In(A), w_slot : In(1), w_data : In(A of weights)
         Write of a tile: whole (32 weights per lane), or `w_part` of it (8 weights) in the narrow
         profile.
+    w_alone : In(1), w_first : In(A of 8)
+        Only one weight per lane counts, that of `w_first` (wide profile).
     s_en : In(A), s_data : In(A of 6)
         Scale of a tile (wide profile).
     load, slot, part, single, pool : In
@@ -65,6 +67,8 @@ class LaneGroup(wiring.Component):
         if machine.wide:
             tile = {
                 "w_data": In(data.ArrayLayout(WORD_BYTES * bits, lanes)),
+                "w_alone": In(1),
+                "w_first": In(data.ArrayLayout(signed(8), lanes)),
                 "s_en": In(lanes),
                 "s_data": In(data.ArrayLayout(SCALE_BITS, lanes)),
             }
@@ -119,6 +123,8 @@ class LaneGroup(wiring.Component):
             m.submodules[f"tiles{part}"] = tiles
             write, read = tiles.write_port(granularity=size), tiles.read_port(domain="comb")
             fields = [self.w_data[a].word_select(part, size) for a in range(lanes)]
+            if part == 0:
+                fields = [self._first(m, a, field) for a, field in enumerate(fields)]
             m.d.comb += [
                 write.en.eq(self.w_en),
                 write.addr.eq(self.w_slot),
@@ -132,6 +138,12 @@ class LaneGroup(wiring.Component):
                 with m.Case(part):
                     m.d.comb += word.eq(words[part])
         return [_split(word.word_select(a, size), bits) for a in range(lanes)]
+
+    def _first(self, m: Module, a: int, weights: Value) -> Value:
+        """The first 8 weights of a tile, or the only one."""
+        first = Signal(signed(OPERAND_BITS), name=f"first{a}")
+        m.d.comb += first.eq(Mux(self.w_alone, self.w_first[a], weights[:OPERAND_BITS].as_signed()))
+        return Cat(first, weights[OPERAND_BITS:])
 
     def _products(self, m: Module, a: int, weights: list) -> Signal:
         """Sum of 8 products, one cycle after the operands."""

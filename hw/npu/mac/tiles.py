@@ -108,8 +108,10 @@ class TileFeed(wiring.Component):
     ready : Out(1)
         The tile of the next step is there (from F_end + 1 on).
     weights : Out(weight_read), rows : Out(shared_read)
-    w_en, s_en : Out(N), w_slot : Out(1), w_data : Out(N of 32 weights), s_data : Out(N of 6)
-        Writes of the lanes' tiles.
+    w_en, s_en : Out(N), w_slot : Out(1), w_alone : Out(1), s_data : Out(N of 6)
+    w_data : Out(1 or 2 of L of 32 weights), w_first : Out(N of 8)
+        Writes of the lanes' tiles: 32 weights for a lane of an even or odd row of lanes; with
+        `w_alone` (DEPTHWISE) one for each.
 
     Ref: docs/npu.md sections 3 and 5.
     """
@@ -117,9 +119,7 @@ class TileFeed(wiring.Component):
     def __init__(self, machine: NpuMachine) -> None:
         self.machine = machine
         lanes = machine.lanes
-        # Up to `positions` cycles pass between a step's reads and their last use, so the first
-        # overwriting word comes later by what two cycles of latency do not cover.
-        self.delay = max(0, machine.positions - 3)
+        weights = data.ArrayLayout(WORD_BYTES * OPERAND_BITS, machine.channels)
         super().__init__(
             {
                 "job": In(step_job_layout(machine)),
@@ -129,8 +129,9 @@ class TileFeed(wiring.Component):
                 "weights": Out(weight_read(machine)),
                 "rows": Out(shared_read(machine)),
                 **dict.fromkeys(("w_en", "s_en"), Out(lanes)),
-                "w_slot": Out(1),
-                "w_data": Out(data.ArrayLayout(WORD_BYTES * OPERAND_BITS, lanes)),
+                **dict.fromkeys(("w_slot", "w_alone"), Out(1)),
+                "w_data": Out(data.ArrayLayout(weights, min(_SETS, machine.positions))),
+                "w_first": Out(data.ArrayLayout(8, lanes)),
                 "s_data": Out(data.ArrayLayout(SCALE_BITS, lanes)),
             }
         )
@@ -231,45 +232,44 @@ class TileFeed(wiring.Component):
         return now + loop.channel_word
 
     def _read(self, m: Module, active: Signal, tag: data.View) -> None:
-        """Issue the read `delay` cycles later, write the lanes with the data."""
-        valid, now = active, tag
-        for i in range(self.delay + 1):
-            if i == self.delay:
-                m.d.comb += [
-                    self.weights.en.eq(valid & ~now.matmul),
-                    self.weights.address.eq(now.address),
-                    self.rows.en.eq(valid & now.matmul & now.exists),
-                    self.rows.address.eq(now.address),
-                ]
-            after = Signal(self._tag(), name=f"tag{i}", reset_less=True)
-            there = Signal(name=f"valid{i}")
-            m.d.sync += there.eq(valid)
-            with m.If(valid):
-                m.d.sync += after.eq(now)
-            valid, now = there, after
-        self._write(m, valid, now)
+        """Read now; the word is taken apart in the next cycle and goes to the lanes after it.
 
-    def _write(self, m: Module, valid: Signal, tag: data.View) -> None:
-        machine = self.machine
-        sets = self._sets(m, tag)
-        word = self.weights.data
-        m.d.comb += self.w_slot.eq(tag.slot)
+        A step's tile is read for the last time up to U - 1 cycles after its end, and for the first
+        time two cycles after F_end: no sooner and no later may it be overwritten.
+        """
+        m.d.comb += [
+            self.weights.en.eq(active & ~tag.matmul),
+            self.weights.address.eq(tag.address),
+            self.rows.en.eq(active & tag.matmul & tag.exists),
+            self.rows.address.eq(tag.address),
+        ]
+        arrived, here = Signal(), Signal(self._tag(), reset_less=True)
+        m.d.sync += arrived.eq(active)
+        with m.If(active):
+            m.d.sync += here.eq(tag)
+        m.d.sync += [self.w_en.eq(0), self.s_en.eq(0)]
+        with m.If(arrived):
+            self._take_apart(m, here)
+
+    def _take_apart(self, m: Module, tag: data.View) -> None:
+        """Registers towards the lanes, where rows of the same parity share them."""
+        machine, word = self.machine, self.weights.data
+        m.d.sync += self.w_slot.eq(tag.slot)
         for n in range(machine.lanes):
             u, lane = divmod(n, machine.channels)
-            takes = Signal(name=f"takes{n}")
-            weights = sets[u % _SETS][lane]
-            alone = Mux(tag.row, word.word_select(n, 8), word.word_select(lane, 8)).as_signed()
-            first = Signal(signed(OPERAND_BITS), name=f"first{n}")
-            m.d.comb += [
-                takes.eq(self._takes(tag, u, lane)),
-                self.w_en[n].eq(valid & takes),
-                first.eq(Mux(tag.single, alone, weights[:OPERAND_BITS].as_signed())),
-                self.w_data[n].eq(Cat(first, weights[OPERAND_BITS:])),
-                self.s_data[n].eq(1),
-                self.s_en[n].eq(valid & takes),
+            weights = self.w_data[u % _SETS][lane]
+            if u < _SETS:
+                m.d.sync += weights.eq(self._set(tag, u, lane))
+            first = word.word_select(lane, 8)
+            takes, (scale, scaled) = Signal(name=f"takes{n}"), self._scale(n, tag)
+            m.d.comb += takes.eq(self._takes(tag, u, lane))
+            m.d.sync += [
+                self.w_en[n].eq(takes),
+                self.w_alone.eq(tag.single),
+                self.w_first[n].eq(Mux(tag.row, word.word_select(n, 8), first)),
+                self.s_en[n].eq(Mux(tag.w4, scaled, takes)),
+                self.s_data[n].eq(Mux(tag.w4, scale, 1)),
             ]
-            with m.If(tag.w4):
-                self._scale(m, n, valid, tag)
 
     def _takes(self, tag: data.View, u: int, lane: int) -> Value:
         """Whether the word holds weights of lane (u, lane)."""
@@ -278,47 +278,28 @@ class TileFeed(wiring.Component):
         conv = ~tag.row | (tag.word == Mux(tag.w4, u // _SETS, u))
         return Mux(tag.matmul, own_row, tag.single | conv)
 
-    def _scale(self, m: Module, n: int, valid: Signal, tag: data.View) -> None:
-        """The scale bytes follow the numbers of the whole group."""
+    def _scale(self, n: int, tag: data.View) -> tuple[Value, Value]:
+        """Scale of lane n, and whether the word holds it: behind the numbers of the group."""
         machine, word = self.machine, self.weights.data
         lane = n % machine.channels
         place, grid = machine.lanes * WORD_BYTES // 2 + n, machine.channels * WORD_BYTES // 2
         at, byte = divmod(place, machine.weight_port_bytes)
         row_scale = word.word_select(byte, 8)[:SCALE_BITS]
         grid_scale = word.word_select(grid + lane, 8)[:SCALE_BITS]
-        m.d.comb += [
-            self.s_data[n].eq(Mux(tag.row, row_scale, grid_scale)),
-            self.s_en[n].eq(valid & (~tag.row | (tag.word == at))),
-        ]
+        return Mux(tag.row, row_scale, grid_scale), ~tag.row | (tag.word == at)
 
-    def _sets(self, m: Module, tag: data.View) -> list[list[Signal]]:
-        """32 weights for each lane of a row, for even and odd rows of lanes."""
-        machine, word = self.machine, self.weights.data
-        row = Signal(WORD_BYTES * OPERAND_BITS)
-        m.d.comb += row.eq(
-            Cat(
-                (self.rows.data.word_select(j, 8).as_signed() - tag.zero2)[:OPERAND_BITS]
-                for j in range(WORD_BYTES)
-            )
+    def _set(self, tag: data.View, parity: int, lane: int) -> Value:
+        """32 weights of a lane in an even or odd row of lanes."""
+        word = self.weights.data
+        row = Cat(
+            (self.rows.data.word_select(j, 8).as_signed() - tag.zero2)[:OPERAND_BITS]
+            for j in range(WORD_BYTES)
         )
-        sets = []
-        for parity in range(min(_SETS, machine.positions)):
-            lanes = []
-            for lane in range(machine.channels):
-                weights = Signal(WORD_BYTES * OPERAND_BITS, name=f"weights{parity}_{lane}")
-                raw = word.word_select(lane, 8 * WORD_BYTES)
-                low = word.word_select(lane, 4 * WORD_BYTES)
-                high = word.word_select(machine.channels * parity + lane, 4 * WORD_BYTES)
-                numbers = Mux(tag.row, high, low)
-                with m.If(tag.matmul):
-                    m.d.comb += weights.eq(row)
-                with m.Elif(tag.w4):
-                    m.d.comb += weights.eq(_extended(numbers, 4))
-                with m.Else():
-                    m.d.comb += weights.eq(_extended(raw, 8))
-                lanes.append(weights)
-            sets.append(lanes)
-        return sets * (_SETS // len(sets))
+        low = word.word_select(lane, 4 * WORD_BYTES)
+        high = word.word_select(self.machine.channels * parity + lane, 4 * WORD_BYTES)
+        numbers = _extended(Mux(tag.row, high, low), 4)
+        raw = _extended(word.word_select(lane, 8 * WORD_BYTES), 8)
+        return Mux(tag.matmul, row, Mux(tag.w4, numbers, raw))
 
 
 def _extended(numbers: Value, bits: int) -> Value:
