@@ -178,8 +178,8 @@ def prepared(
 
     Raises ConfigError for a model that is not a Llama decoder.
     """
-    even = equalise(model, calibrate(model, windows), _STRENGTH)
-    return quantise(even, calibrate(even, windows), form, name=name)
+    even, ranges = equalise(model, calibrate(model, windows), _STRENGTH)
+    return quantise(even, ranges, form, name=name)
 
 
 class _Quantiser:

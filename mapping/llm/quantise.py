@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bankside.errors import ConfigError
 from bankside.isa.npu_weights import STEP_CHANNELS, W4_SCALE_MAX
-from bankside.mapping.llm.model import Linear, Model, Norm
+from bankside.mapping.llm.model import Layer, Linear, Model, Norm
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -283,49 +283,74 @@ def _out_of_rows(part: Linear, factor: F64) -> Linear:
     return replace(part, weight=(part.weight / factor[:, None]).astype(np.float64))
 
 
-def equalise(model: Model, ranges: Ranges, strength: float = 0.5) -> Model:
+def equalise(model: Model, ranges: Ranges, strength: float = 0.5) -> tuple[Model, Ranges]:
     """The same function with channels of more even range: what an activation loses, the weights
-    that read it gain.
+    that read it gain. Also the ranges of the new model.
 
     Moves factors from the norms into what reads them, from values into the output projection, from
     `up` into `down`. Ref: Xiao et al., SmoothQuant, ICML 2023 (strength is its alpha).
     """
-    layers = []
+    layers, factors = [], dict[str, F64]()
     for index, layer in enumerate(model.layers):
-        q, k, v = layer.query, layer.key, layer.value
-        gate, up, down = layer.gate, layer.up, layer.down
-        assert gate is not None
-        one = _balance(
-            ranges.channels(f"{index}.norm1"), q.weight, k.weight, v.weight, strength=strength
-        )
-        two = _balance(ranges.channels(f"{index}.norm2"), gate.weight, up.weight, strength=strength)
-        product = _balance(ranges.channels(f"{index}.product"), down.weight, strength=strength)
-        context = _balance(
-            ranges.channels(f"{index}.context"), layer.output.weight, strength=strength
-        )
-        if model.group != 1:  # several query heads read one value head
-            context = np.ones_like(context)
-        layers.append(
-            replace(
-                layer,
-                attention_norm=Norm(layer.attention_norm.gain / one),
-                query=_into_columns(q, one),
-                key=_into_columns(k, one),
-                value=_out_of_rows(_into_columns(v, one), context)
-                if model.group == 1
-                else _into_columns(v, one),
-                output=_into_columns(layer.output, context),
-                mlp_norm=Norm(layer.mlp_norm.gain / two),
-                gate=_into_columns(gate, two),
-                up=_out_of_rows(_into_columns(up, two), product),
-                down=_into_columns(down, product),
-            )
-        )
+        found = _layer_factors(model, index, ranges, strength)
+        layers.append(_with_factors(layer, found))
+        factors |= {f"{index}.{name}": factor for name, factor in found.items()}
+        factors[f"{index}.up"] = found["product"]
+        # Values lie as [heads, head_dim].
+        factors[f"{index}.v"] = found["context"].reshape(model.query_heads, -1)[: model.kv_heads]
     assert model.final_norm is not None
-    last = _balance(ranges.channels("final"), model.head.weight, strength=strength)
-    return replace(
+    last = factors["final"] = _balance(
+        ranges.channels("final"), model.head.weight, strength=strength
+    )
+    even = replace(
         model,
         layers=tuple(layers),
         final_norm=Norm(model.final_norm.gain / last),
         head=_into_columns(model.head, last),
     )
+    return even, _divided(ranges, factors)
+
+
+def _layer_factors(model: Model, index: int, ranges: Ranges, strength: float) -> dict[str, F64]:
+    layer = model.layers[index]
+    assert layer.gate is not None
+    readers = {
+        "norm1": (layer.query, layer.key, layer.value),
+        "norm2": (layer.gate, layer.up),
+        "product": (layer.down,),
+        "context": (layer.output,),
+    }
+    found = {
+        name: _balance(
+            ranges.channels(f"{index}.{name}"), *(p.weight for p in parts), strength=strength
+        )
+        for name, parts in readers.items()
+    }
+    if model.group != 1:  # several query heads read one value head
+        found["context"] = np.ones_like(found["context"])
+    return found
+
+
+def _with_factors(layer: Layer, factors: dict[str, F64]) -> Layer:
+    one, two, product = (factors[name] for name in ("norm1", "norm2", "product"))
+    assert layer.gate is not None
+    values = factors["context"][: len(layer.value.weight)]
+    return replace(
+        layer,
+        attention_norm=Norm(layer.attention_norm.gain / one),
+        query=_into_columns(layer.query, one),
+        key=_into_columns(layer.key, one),
+        value=_out_of_rows(_into_columns(layer.value, one), values),
+        output=_into_columns(layer.output, factors["context"]),
+        mlp_norm=Norm(layer.mlp_norm.gain / two),
+        gate=_into_columns(layer.gate, two),
+        up=_out_of_rows(_into_columns(layer.up, two), product),
+        down=_into_columns(layer.down, product),
+    )
+
+
+def _divided(ranges: Ranges, factors: dict[str, F64]) -> Ranges:
+    def apart(values: dict[str, F64], power: int) -> dict[str, F64]:
+        return {n: v / factors.get(n, 1.0) ** power for n, v in values.items()}
+
+    return Ranges(apart(ranges.low, 1), apart(ranges.high, 1), apart(ranges.mean_square, 2))
