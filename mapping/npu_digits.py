@@ -19,6 +19,9 @@ from bankside.errors import ConfigError
 from bankside.isa import numerics_npu_np as num
 from bankside.isa.numerics_npu import SINGLE_HALF_UP, Output
 from bankside.mapping.llm.quantise import Affine, multiplier
+from bankside.mapping.npu_graph import Graph, Tensor
+from bankside.mapping.npu_graph import Layer as GraphLayer
+from bankside.mapping.npu_layers import Conv2d, Depthwise, Pool
 
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -213,6 +216,33 @@ def _quantise_conv(layer: Layer, weight: F32, bias: F32, source: Affine) -> Quan
         np.rint(bias / (scale * source.scale)).astype(np.int32), mult, shift, source, out,
         out.zero if layer.relu else out.low,
     )  # fmt: skip
+
+
+def graph(network: QuantNetwork) -> Graph:
+    """Layers for the compiler; input `image`, output named after the last layer."""
+    source = x = Tensor("image", network.shape, network.source)
+    layers: list[GraphLayer] = []
+    for layer in network.layers:
+        rows, columns, channels = x.shape
+        window = (layer.kernel, layer.kernel)
+        if isinstance(layer, QuantPool):
+            shape = (rows // layer.kernel, columns // layer.kernel, channels)
+            mode = "max" if layer.kind == MAX_POOL else "average"
+            out = Tensor(layer.name, shape, layer.out)
+            layers.append(Pool(layer.name, out, source=x, kernel=window, stride=window, mode=mode))
+        else:
+            grow = 2 * layer.pad - layer.kernel + 1
+            out = Tensor(layer.name, (rows + grow, columns + grow, len(layer.weight)), layer.out)
+            kind = Depthwise if layer.kind == DEPTHWISE else Conv2d
+            layers.append(
+                kind(
+                    layer.name, out, source=x, kernel=window, pad=(layer.pad, layer.pad),
+                    weights=layer.weight, bias=layer.bias, mult=layer.mult, shift=layer.shift,
+                    rounding=ROUNDING, clamp=(layer.low, layer.out.high),
+                )
+            )  # fmt: skip
+        x = out
+    return Graph(network.name, [source], layers, [x])
 
 
 def _convolve(layer: QuantConv, x: I64) -> I64:

@@ -138,7 +138,9 @@ class GptLayout:
             weights.numbers[:, None, None, :], None if scales is None else scales[:, None, None, :]
         )
         per_group = len(content) // layout.groups
-        step = max(1, machine.config.npu.weight_bytes // 4 // per_group)
+        # A piece begins at a word of its result.
+        unit = -(-WORD_BYTES // group)
+        step = max(1, machine.config.npu.weight_bytes // 4 // (unit * per_group)) * unit
         start, pieces = self._streamed.add(content), []
         for first in range(0, layout.groups, step):
             count = min(step, layout.groups - first)
