@@ -19,6 +19,7 @@ from bankside.config import HardwareConfig
 from bankside.errors import ConfigError
 from bankside.isa.machines import AnyMachine, machine_of
 from bankside.isa.npu_machine import NpuMachine
+from bankside.isa.npu_verify import Buffers, verify
 from bankside.isa.program import Program
 from bankside.mapping import npu_digits
 from bankside.mapping.llm.loader import SHIPPED, find_model, load_model
@@ -134,7 +135,7 @@ def load(path: Path, data: Any, locations: Locations, beside: Callable[[str], st
     for key, name in (("calibration", "calibration.txt"), ("held_out", "held_out.txt")):
         with _blame(locations, key):
             given = getattr(what, key)
-            texts.append(_read(TEXT / name if given is None else Path(beside(given))))
+            texts.append(_read(TEXT / name if given is None else path.parent / given))
     total = len(what.prompt.encode()) + what.new_tokens
     if total > model.context:
         where = locations.where(("new_tokens",))
@@ -204,6 +205,7 @@ class NpuRunner:
     def __post_init__(self) -> None:
         self._compared = Compared(self.machine, self.executions, NPU_EXECUTIONS, self.make)
         self._compared.restart()
+        self._buffers = Buffers(self.machine)
 
     @property
     def found(self) -> Agreements:
@@ -216,7 +218,11 @@ class NpuRunner:
         return self._compared.program_hash
 
     def run(self, program: Program, what: str, last: int, macs: int = 0) -> Result:
-        """One program; its result has the bits and the cycles that count."""
+        """One program; its result has the bits and the cycles that count.
+
+        Raises ProgramError for an illegal one, before any execution sees it.
+        """
+        verify(program, self.machine, self._buffers)
         where = f"{what} {last}"
         self.trace = result = self._compared.run(program, where, trace=True)
         stalls = {reason: int(count) for reason, count in result.counters.items()}
