@@ -1,7 +1,7 @@
 """Train the small image classifier that ships in `mapping/models/digits_cnn`.
 
-Needs NumPy, safetensors and scikit-learn, which brings the images (1,797 handwritten digits of 8 x 8
-pixels):
+Needs NumPy, safetensors and scikit-learn, which brings the images (1,797 handwritten digits of
+8 x 8 pixels):
 
     pip install scikit-learn safetensors
     python examples/train_digits.py --out mapping/models/digits_cnn
