@@ -185,13 +185,16 @@ def _text(result: Mapping) -> Iterator[str]:
 
 
 def _images(result: Mapping) -> Iterator[str]:
+    training = result["training"]
     shown = zip(result["pixels"], result["answers"], result["labels"], strict=True)
     pictures = "".join(_picture(*each) for each in shown)
     yield section(
         "Images and answers",
         f"<div style='display:flex;flex-wrap:wrap;gap:10px'>{pictures}</div>",
         paragraph(
-            f"8 x 8 pixels, never trained on. {100 * result['same_as_float']:.0f} % of the answers "
+            f"8 x 8 pixels, never trained on; of all {training['held_out_images']} such images the "
+            f"float network gets {100 * training['held_out_accuracy']:.1f} % right. "
+            f"{100 * result['same_as_float']:.0f} % of the answers "
             "are those of the float network. Least cycles for the products of an image: "
             f"{result['bounds']['macs']:,.0f}; weights and scale records were brought once, in "
             f"{result['setup_cycles']:,} cycles."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -200,6 +201,7 @@ def _classify(
         "accuracy": npu_digits.accuracy(scores, labels),
         "float_accuracy": npu_digits.accuracy(real, labels),
         "same_as_float": float((scores.argmax(axis=1) == real.argmax(axis=1)).mean()),
+        "training": _training(),
         "stalls_of": "all images",
         "cycles_per_image": sum(c.cycles for c in images) / len(images),
         "reference_compared": len(pixels),
@@ -207,3 +209,9 @@ def _classify(
         "bounds": {"macs": programs.macs / job.machine.macs},
     }
     return result, runner
+
+
+def _training() -> dict[str, float | int]:
+    """What the float network reached on all images that were held out."""
+    note = json.loads((npu_digits.FOLDER / "PROVENANCE.json").read_text())
+    return {key: note[key] for key in ("training_images", "held_out_images", "held_out_accuracy")}

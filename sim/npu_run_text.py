@@ -74,6 +74,7 @@ def _text_lines(result: Mapping) -> Iterator[str]:
 
 
 def _image_lines(result: Mapping) -> Iterator[str]:
+    count, share = (result["training"][f"held_out_{key}"] for key in ("images", "accuracy"))
     yield (
         f"per image       {result['cycles_per_image']:,.0f} {_clock(result)}, "
         f"{100 * result['utilisation']:.1f} % of the MACs; at least "
@@ -81,7 +82,7 @@ def _image_lines(result: Mapping) -> Iterator[str]:
     )
     yield (
         f"accuracy        {100 * result['accuracy']:.1f} % of {result['images']} held-out images "
-        f"(float {100 * result['float_accuracy']:.1f} %)"
+        f"(float {100 * result['float_accuracy']:.1f} %; all {count} of them: {100 * share:.1f} %)"
     )
     answers = "".join(map(str, result["answers"]))
     labels = "".join(map(str, result["labels"]))
