@@ -90,7 +90,8 @@ def _head(result: Mapping) -> str:
             f"channels, {shape['query_heads']} heads, in {result['format'].upper()}) writes text"
         )
     else:
-        what = f"A network ({result['model']}: {', '.join(result['layers'])}) classifies images"
+        names = ", ".join(layer["name"] for layer in result["layers"])
+        what = f"A network ({result['model']}: {names}) classifies images"
     return (
         f"<header><h1>{e(result['name'])}</h1><p class=sub>{e(what)}. Every operation runs on an "
         f"int8 engine ({e(result['machine'])}: {facts['macs']} multiplications per cycle, profile "
@@ -179,7 +180,7 @@ def _text(result: Mapping) -> Iterator[str]:
             f"A token multiplies every weight once. The prompt is read up to 16 tokens at a time: "
             f"{result['prompt_cycles']:,} cycles, {100 * result['prompt_utilisation']:.1f} % of "
             "the MACs. Softmax, norms, rotation and transposition are not products; they run in "
-            "the vector unit meanwhile nothing is multiplied."
+            "the vector unit, and nothing is multiplied meanwhile."
         ),
     )
 
@@ -196,10 +197,25 @@ def _images(result: Mapping) -> Iterator[str]:
             f"float network gets {100 * training['held_out_accuracy']:.1f} % right. "
             f"{100 * result['same_as_float']:.0f} % of the answers "
             "are those of the float network. Least cycles for the products of an image: "
-            f"{result['bounds']['macs']:,.0f}; weights and scale records were brought once, in "
-            f"{result['setup_cycles']:,} cycles."
+            f"{result['bounds']['macs']:,.0f}; for the transfers: "
+            f"{result['bounds']['transfers']:,.0f}."
         ),
     )
+    yield _layers(result["layers"])
+
+
+def _layers(layers: Sequence[Mapping]) -> str:
+    """What the compiler chose and expects, layer by layer."""
+    header = ("layer", "mode", "positions of a block", "cycles, expected", "products / MACs",
+              "bytes / port")  # fmt: skip
+    rows = [
+        (
+            f"{layer['name']} ({layer['kind']})", layer["mode"] or "-", str(layer["block"] or "-"),
+            f"{layer['cycles']:,}", f"{layer['macs_bound']:,}", f"{layer['bytes_bound']:,}",
+        )
+        for layer in layers
+    ]  # fmt: skip
+    return section("Layers", table(header, rows))
 
 
 def _picture(pixels: Sequence[Sequence[int]], answer: int, label: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from bankside.mapping import npu_digits
 from bankside.mapping.llm import quantise_np
 from bankside.mapping.llm.model import Model
 from bankside.mapping.llm.quantise import trace
-from bankside.mapping.npu_digits_stream import NetworkPrograms
+from bankside.mapping.lower_npu.compiled import Compiled, compile_graph
 from bankside.mapping.npu_gpt import QuantGpt, prepared
 from bankside.mapping.npu_gpt_stream import GptPrograms
 from bankside.sim.executions import make_engine
@@ -179,13 +180,14 @@ def _classify(
     quant = npu_digits.quantise_network(network)
     pixels, labels = (part[: what.images] for part in npu_digits.load_images())
     runner = NpuRunner(job.machine, what.executions, make)
-    programs = NetworkPrograms(job.machine, quant)
-    runner.run(programs.setup(), "setup", 0)
+    compiled = compile_graph(npu_digits.graph(quant), job.machine)
+    (output,) = compiled.graph.outputs
     rows = []
     for number, image in enumerate(pixels):
-        program = programs.run(image)
-        result = runner.run(program, "image", number, programs.macs)
-        rows.append(programs.scores(result.output(program, "scores")))
+        program = compiled.bind({"image": quant.image(image)[..., None]})
+        result = runner.run(program, "image", number, _macs(compiled))
+        assert result.outputs is not None
+        rows.append(compiled.outputs(result.outputs)[output.name].reshape(-1))
         on_image(1)
     scores = np.stack(rows)
     wanted, real = quant.scores(pixels), network.scores(pixels)
@@ -193,7 +195,7 @@ def _classify(
     result = common(job, runner, images) | {
         "task": "classify",
         "model": what.model,
-        "layers": [layer.name for layer in quant.layers],
+        "layers": [asdict(layer) for layer in compiled.report.layers],
         "images": len(pixels),
         "labels": labels.tolist(),
         "answers": scores.argmax(axis=1).tolist(),
@@ -206,9 +208,17 @@ def _classify(
         "cycles_per_image": sum(c.cycles for c in images) / len(images),
         "reference_compared": len(pixels),
         "reference_mismatches": int((wanted != scores).any(axis=1).sum()),
-        "bounds": {"macs": programs.macs / job.machine.macs},
+        "bounds": {
+            "macs": _macs(compiled) / job.machine.macs,
+            "transfers": compiled.report.bytes_bound,
+        },
     }
     return result, runner
+
+
+def _macs(compiled: Compiled) -> int:
+    """Multiplications of one image."""
+    return sum(layer.macs for layer in compiled.graph.layers)
 
 
 def _training() -> dict[str, float | int]:

@@ -13,7 +13,9 @@ import pytest
 
 from bankside.errors import ConfigError
 from bankside.isa.machines import load_machine
+from bankside.isa.npu_verify import verify
 from bankside.isa.numerics_npu import Output, Record, average, requantise
+from bankside.mapping.lower_npu.compiled import compile_graph
 from bankside.mapping.npu_digits import (
     DEPTHWISE,
     FOLDER,
@@ -27,7 +29,6 @@ from bankside.mapping.npu_digits import (
     load_network,
     quantise_network,
 )
-from bankside.mapping.npu_digits_stream import NetworkPrograms
 from bankside.sim.golden.npu import NpuGolden
 
 NETWORK = load_network()
@@ -78,13 +79,13 @@ def test_numbers_are_those_of_the_scalar_arithmetic() -> None:
 @pytest.mark.parametrize("name", ["npu_u55_32", "npu_u55_256", "npu_llm_64", "npu_llm_256"])
 def test_programs_compute_the_integer_network(name: str) -> None:
     machine = load_machine(name)
-    programs, golden = NetworkPrograms(machine, QUANT), NpuGolden(machine)
-    golden.run(programs.setup())
+    compiled, golden = compile_graph(graph(QUANT), machine), NpuGolden(machine)
     wanted = QUANT.scores(PIXELS[:5])
     for image, row in zip(PIXELS[:5], wanted, strict=True):
-        program = programs.run(image)
-        found = programs.scores(golden.run(program).output(program, "scores"))
-        assert found.tolist() == row.tolist()
+        program = compiled.bind({"image": QUANT.image(image)[..., None]})
+        verify(program, machine)
+        found = compiled.outputs(golden.run(program).outputs)["classes"]
+        assert found.reshape(-1).tolist() == row.tolist()
 
 
 def test_a_wrong_weight_shows() -> None:
@@ -106,7 +107,6 @@ def test_accuracy_of_the_shipped_images() -> None:
 def test_products_of_an_image_are_counted() -> None:
     places = {"conv1": 64, "depthwise": 64, "pointwise": 64, "conv2": 16, "classes": 1}
     wanted = sum(n * layer.weight.size for layer in NETWORK.layers if (n := places.get(layer.name)))
-    assert NetworkPrograms(load_machine("npu_u55_64"), QUANT).macs == wanted
     assert sum(layer.macs for layer in graph(QUANT).layers) == wanted
 
 
@@ -165,11 +165,3 @@ def test_descriptions_that_do_not_fit_are_refused(
     (folder / "network.json").write_text(json.dumps(data))
     with pytest.raises(ConfigError, match=message):
         load_network(folder)
-
-
-def test_a_weight_buffer_that_is_too_small_is_named() -> None:
-    machine = load_machine("npu_u55_64")
-    npu = machine.config.npu.model_copy(update={"weight_bytes": 4096})
-    small = type(machine).of(machine.config.model_copy(update={"npu": npu}))
-    with pytest.raises(ConfigError, match="of the weight buffer, which has 4096"):
-        NetworkPrograms(small, QUANT)

@@ -10,6 +10,7 @@ import pytest
 
 from bankside.errors import ConfigError
 from bankside.isa.machines import load_machine
+from bankside.isa.npu_verify import Buffers, verify
 from bankside.mapping.llm import quantise_np
 from bankside.mapping.llm.loader import SHIPPED, load_model
 from bankside.mapping.npu_gpt import QuantGpt, prepared
@@ -27,12 +28,18 @@ def quantised(name: str, form: str) -> QuantGpt:
 
 
 def scores(machine, model: QuantGpt, runs: list[list[int]], tokens: int = 32) -> list[np.ndarray]:
-    """Scores after every run."""
-    programs, golden = GptPrograms(machine, model, tokens), NpuGolden(machine)
+    """Scores after every run; the programs are legal."""
+    programs, golden, buffers = (
+        GptPrograms(machine, model, tokens),
+        NpuGolden(machine),
+        Buffers(machine),
+    )
+    verify(programs.setup(), machine, buffers)
     golden.run(programs.setup())
     found, position = [], 0
     for run in runs:
         program = programs.run(run, position)
+        verify(program, machine, buffers)
         found.append(programs.logits(golden.run(program).output(program, "logits")))
         position += len(run)
     return found

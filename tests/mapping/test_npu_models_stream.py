@@ -1,5 +1,5 @@
 """`Stream`: what is sent and what is left out; weights are there when they are used and never
-overwritten before (checked by the program checker and by an account of the weight buffer).
+overwritten before (checked by an account of the weight buffer).
 """
 
 import numpy as np
@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from bankside.errors import ConfigError
 from bankside.isa.machines import load_machine
-from bankside.isa.npu_verify import Buffers, verify
-from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
-from bankside.mapping.npu_digits import load_images, load_network, quantise_network
-from bankside.mapping.npu_digits_stream import NetworkPrograms
 from bankside.mapping.npu_stream import Chunk, Stream
 
 SPEC = load_spec("npu")
@@ -107,14 +103,3 @@ def test_weights_come_while_operations_run() -> None:
         stream.used(chunk, stream.operation("COPY", {}))
     names = [i.name for i in decoded(stream) if i.name in ("DMA", "COPY")]
     assert names[:5] == ["DMA"] * MACHINE.config.npu.queue_depth + ["COPY"]
-
-
-@pytest.mark.parametrize("name", ["npu_u55_32", "npu_u55_256", "npu_llm_64"])
-def test_programs_of_the_classifier_are_legal(name: str) -> None:
-    machine = load_machine(name)
-    programs = NetworkPrograms(machine, quantise_network(load_network()))
-    pixels, _ = load_images()
-    buffers = Buffers(machine)
-    for program in (programs.setup(), programs.run(pixels[0]), programs.run(pixels[1])):
-        assert isinstance(program, Program)
-        verify(program, machine, buffers)
