@@ -62,6 +62,11 @@ class Emitter:
         )
         if self.planner.flows:
             self.schedules[0].emit(self.b)
+        schedule = self.schedules[0]
+        keys = schedule.block("qk")
+        self.early = not self.planner.flows or schedule.read_before_free(
+            keys, self.machine.columns, self.machine
+        )
         self.rows = {True: self._resident, False: self._stream}[self.places.resident > 0]
         for index, block in enumerate(self.blocks):
             if self.planner.flows:
@@ -165,6 +170,8 @@ class Emitter:
 
     def _stream(self, index: int, block: RowBlock, part: str) -> tuple[bool, bool]:
         """Queries, then tiles through the ring; the RUN takes a token per tile."""
+        if index >= self.places.queries and not self.early:
+            self.b.BARRIER()  # a token of a tile does not tell that its queries have been read
         self._load_queries(index, False, False)
         self.key_phase = self._load_ring(block, part)
         self._tile_registers(part, self.key_phase)
