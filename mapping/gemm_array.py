@@ -135,7 +135,8 @@ class GemmKernels:
             first, _ = modulo_schedule(lengths, machine, format=self.format)
         else:
             (one, n), (two, m) = lengths.items()
-            blocks = (Block(one, 0, n), Block(two, n, m))
+            # The last slot ends the iteration: an earlier one would end the pass, too.
+            blocks = (Block(one, closed - n - m, n), Block(two, closed - m, m))
             first = Schedule(closed, blocks, self.format).marked()
             check(first, machine)
         if self.mode == "os":
