@@ -189,7 +189,7 @@ class Compute:
             self.passes.append((cycle, int(pipe[0] is not None), pipe[0][1] if pipe[0] else 0))
         times = self._alike(pattern)
         period = one.slots + one.cut
-        for i, n in enumerate(one.counts):
+        for i, n in one.counted:
             self.counts[i] += n * times
         self.counts[CONTROL] += one.cut * (times - 1)
         self._give_free(one.frees, cycle, period, times)
