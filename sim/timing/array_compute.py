@@ -123,9 +123,12 @@ class Compute:
     def _decide(self, cycle: int) -> Iteration | None:
         """The iteration that starts after `cycle`, if any; takes its tokens."""
         run = self._next()
-        if run is None or self._tokens.lacks(COMPUTE, self._needs(run)) >= 0:
+        if run is None:
             return None
-        self._tokens.take(COMPUTE, self._needs(run))
+        needs = run.more if run.started else run.needs
+        if self._tokens.lacks(COMPUTE, needs) >= 0:
+            return None
+        self._tokens.take(COMPUTE, needs)
         if self._run is None:
             self._queue.popleft()
             run.decided = cycle

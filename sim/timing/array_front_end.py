@@ -48,9 +48,9 @@ class FrontEnd:
     def run(self) -> int:
         """Cycles of the program. Raises ProgramError on a deadlock."""
         self.agenda.at(0, ACT, self._step)
-        while self.halted is None:
-            if not self.agenda.step():
-                raise ProgramError(self._deadlock())
+        self.agenda.run()
+        if self.halted is None:
+            raise ProgramError(self._deadlock())
         self.compute.finish(self.halted)
         return self.halted + 1
 
@@ -105,7 +105,7 @@ class FrontEnd:
         elif ready > cycle:
             self.agenda.at(ready, ACT, self._step)
         elif ins.name == "HALT":
-            self.halted = cycle
+            self.halted, self.agenda.ended = cycle, True
         else:
             if ins.name == "KERNEL":
                 self.compute.schedule = Schedule(ins.ii)
