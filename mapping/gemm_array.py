@@ -24,10 +24,10 @@ from bankside.mapping.gemm_array_emit import OutputStationary, Part, WeightStati
 from bankside.mapping.lower_array_plan import refuse
 from bankside.mapping.lower_array_shape import U16
 from bankside.mapping.schedule_modulo import modulo_schedule
+from bankside.sim.timing.array_closed import action_cycles
 
 MODES = ("os", "ws")
 SCHEDULES = ("pipelined", "scale_sim")
-_MULTIPLIES = ("qk", "fill", "slnv")
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,6 @@ def ws_cycles(shape: GemmShape, rows: int, columns: int) -> int:
     """Compute cycles of a weight-stationary array as SCALE-Sim 3.0.0 counts them."""
     tiles = -(-shape.k // rows) * -(-shape.n // columns)
     return tiles * (2 * rows + columns + shape.m - 2) - 1
-
-
-def compute_cycles(schedule: Schedule, iterations: int, machine: ArrayMachine) -> int:
-    """Cycles from the first to the last multiplication (or filled weight) in any PE."""
-    blocks = [block for block in schedule.blocks if block.op in _MULTIPLIES]
-    first, last = min(map(schedule.begin, blocks)), max(map(schedule.end, blocks)) - 1
-    across = machine.rows - 1 + machine.columns - 1
-    return (iterations - 1) * schedule.ii + last + across - first
 
 
 def _free_after_drain(schedule: Schedule) -> Schedule:
@@ -153,8 +145,8 @@ class GemmKernels:
 
     @property
     def compute_cycles(self) -> int:
-        """Cycles of the schedule's multiplications, tile after tile (`compute_cycles`)."""
-        return compute_cycles(self.schedules[0], self.iterations, self.machine)
+        """Cycles from the first to the last action of any PE (timing model; no waiting)."""
+        return action_cycles(self.schedules[0], self.iterations, self.machine)
 
     # --- programs ---------------------------------------------------------------------------------
     def _parts(self) -> Iterator[Part]:
