@@ -291,11 +291,7 @@ class Run(Command):
 
     def before_free(self, block: Block, lines: int) -> bool:
         """Whether the block has read all rows or columns when the `free` token is given."""
-        marked = next((b for b in self.schedule.blocks if b.free), None)
-        if marked is None or not self.free:
-            return False
-        slack = self.machine.free_latency - lines - 1
-        return self.schedule.end(block) <= self.schedule.end(marked) + slack
+        return self.free and self.schedule.read_before_free(block, lines, self.machine)
 
 
 def _spread(base: int, offsets: Words, step: int, words: int) -> slice | Words:

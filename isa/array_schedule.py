@@ -91,6 +91,17 @@ class Schedule:
         """Iterations that are under way at once."""
         return max(block.stage for block in self.blocks) + 1
 
+    def read_before_free(self, block: Block, lines: int, machine: ArrayMachine) -> bool:
+        """Whether `block` has read all its rows or columns (`lines`) when `free` gives its token.
+
+        The token comes `free_latency` cycles after the last `free` slot; a word reads the banks of
+        line i in cycle i + 1 after its issue.
+        """
+        marked = next((b for b in self.blocks if b.free), None)
+        if marked is None:
+            return False
+        return self.end(block) + lines < self.end(marked) + machine.free_latency
+
     def score_ring(self, machine: ArrayMachine) -> int:
         """Iterations after which an iteration can use the column words of a tile's scores again."""
         late = machine.element_latency

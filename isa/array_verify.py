@@ -241,6 +241,14 @@ def _check_memory(program: Program, machine: ArrayMachine) -> None:
             )
 
 
+def dispatched(program: Program, machine: ArrayMachine) -> Iterator[Command | Wait]:
+    """Commands of the engines in program order, each with its registers and checked by itself.
+
+    Raises ProgramError at the first one that is illegal whatever its order.
+    """
+    return _Checker(program, machine).items()
+
+
 def verify(program: Program, machine: ArrayMachine) -> None:
     """Raise ProgramError that names the first illegal command of `program` on `machine`."""
     room = machine.config.array.program_words
@@ -251,4 +259,4 @@ def verify(program: Program, machine: ArrayMachine) -> None:
         )
     _check_memory(program, machine)
     order = Order(machine, len(program.host_in), load_spec("array").token_max)
-    order.run(_Checker(program, machine).items())
+    order.run(dispatched(program, machine))

@@ -15,7 +15,9 @@ import click
 from bankside.cache import atomic_write
 from bankside.cli_support import common_options, emit, finish
 from bankside.config import HardwareConfig, preset_names
+from bankside.config_array import ArrayHardware
 from bankside.errors import ConfigError
+from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.dram.standard import STALL_TAGS, DramStandard
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.isa.emit_c import c_header
@@ -66,7 +68,10 @@ def field_table(spec: Spec) -> str:
 
 
 def space_table(spec: Spec) -> str:
-    """Shared words and who touches them."""
+    """Shared words and, where the specification says it, who touches them."""
+    if not any(c.accesses for c in spec.commands.values()):
+        rows = [(f"`{name}`", f"`{e['size']}`", e["doc"]) for name, e in spec.spaces.items()]
+        return markdown(("space", "words", "what it is"), rows)
     rows = []
     for name, entry in spec.spaces.items():
         touching = [
@@ -144,6 +149,21 @@ def preset_table() -> str:
     return markdown(head, rows)
 
 
+def array_preset_table() -> str:
+    """Machines of the `array` engine that come with the package."""
+    rows = []
+    for name in preset_names("array"):
+        machine = ArrayMachine.of(ArrayHardware.load(name))
+        array, memory = machine.config.array, machine.config.memory
+        rows.append((f"`{name}`", f"{machine.rows} x {machine.columns}", array.bus_bytes,
+                     array.score_registers, f"{array.row_words} / {array.column_words}",
+                     machine.return_cycles, memory.read_latency_cycles,
+                     memory.beat_cycles))  # fmt: skip
+    head = ("preset", "rows x columns", "bus bytes", "score registers", "row / column bank words",
+            "return cycles", "memory latency", "cycles per beat")  # fmt: skip
+    return markdown(head, rows)
+
+
 def cli_table() -> str:
     """Sub-commands, as `bankside --help` lists them."""
     root = click.get_current_context().find_root()
@@ -156,7 +176,8 @@ def cli_table() -> str:
 def tables() -> dict[str, Callable[[], str]]:
     """Every table by name."""
     found: dict[str, Callable[[], str]] = {
-        "cli": cli_table, "presets": preset_table, "dram.parameters": dram_parameters,
+        "cli": cli_table, "presets": preset_table, "presets.array": array_preset_table,
+        "dram.parameters": dram_parameters,
     }  # fmt: skip
     for family in _families():
         found[f"dram.{family}"] = lambda family=family: dram_constraints(family)

@@ -51,7 +51,12 @@ class Program:
 
     def instructions(self) -> list[Instruction]:
         """Decoded command words. Raises ProgramError that names the first illegal one."""
-        return [self.spec.decode(word, f"command {pc}") for pc, word in enumerate(self.words)]
+        spec, known, found = self.spec, {}, []
+        for pc, word in enumerate(self.words):
+            if word not in known:  # programs repeat themselves
+                known[word] = spec.decode(word, f"command {pc}")
+            found.append(known[word])
+        return found
 
 
 class Geometry(NamedTuple):

@@ -36,9 +36,18 @@ class Field:
     flags: tuple[str, ...]
     doc: str
 
-    @property
+    @functools.cached_property
     def mask(self) -> int:
         return ((1 << self.width) - 1) << self.lsb
+
+    @functools.cached_property
+    def _meanings(self) -> frozenset[int]:
+        return frozenset(value for _, value in self.values)
+
+    def accepts(self, value: int) -> bool:
+        """Whether a word may hold the value."""
+        in_range = self.minimum <= value <= self.maximum
+        return in_range and (not self.values or value in self._meanings)
 
     def _named(self, text: str, where: str) -> int:
         """Value of a name, or of comma-separated names of bits."""
@@ -186,9 +195,9 @@ class Spec:
         operands = {}
         for field in command.fields:
             used |= field.mask
-            operands[field.name] = field.parse(
-                (word & field.mask) >> field.lsb, f"{where}: {command.name}"
-            )
+            value = operands[field.name] = (word & field.mask) >> field.lsb
+            if not field.accepts(value):
+                field.parse(value, f"{where}: {command.name}")
         if word & ~used:
             raise ProgramError(
                 f"{where}: {command.name} has reserved bits set ({word & ~used:#018x}); they must "

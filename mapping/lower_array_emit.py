@@ -47,10 +47,18 @@ class Emitter:
         self.bus = memory.bus_bytes
         self.b = Builder("array", self.machine.bus_elements)
         self.registers = Registers(self.b)
+        self.load_rows = self._resident if places.resident else self._stream
+        self.heads = sorted({block.head for block in blocks})
         self.loaded_tiles = 0  # of the ring
         self.resident_tiles = 0  # of the head that is loaded at present
-        self.heads = sorted({block.head for block in blocks})
         self.runs = 0
+        # Places in the ring of the block's first tile: of its keys, of its values.
+        self.key_phase = self.value_phase = 0
+        # Whether a token that frees a tile tells that its queries have been read, too.
+        keys = self.schedules[0].block("qk")
+        self.early = not planner.flows or self.schedules[0].read_before_free(
+            keys, self.machine.columns, self.machine
+        )
         # Tokens of two heads may be outstanding.
         self.token_limit = load_spec("array").token_max // 2 - 1
 
@@ -62,7 +70,6 @@ class Emitter:
         )
         if self.planner.flows:
             self.schedules[0].emit(self.b)
-        self.rows = {True: self._resident, False: self._stream}[self.places.resident > 0]
         for index, block in enumerate(self.blocks):
             if self.planner.flows:
                 self._flow(index, block)
@@ -72,14 +79,14 @@ class Emitter:
 
     # --- one kernel -------------------------------------------------------------------------------
     def _flow(self, index: int, block: RowBlock) -> None:
-        each, waits = self.rows(index, block, "kv")
+        each, waits = self.load_rows(index, block, "kv")
         self._run(index, block, 0, each, waits)
         self._store(index, block)
 
     # --- several kernels --------------------------------------------------------------------------
     def _phases(self, index: int, block: RowBlock) -> None:
         resident = self.places.resident > 0
-        each, waits = self.rows(index, block, "kv" if resident else "k")
+        each, waits = self.load_rows(index, block, "kv" if resident else "k")
         for phase, schedule in enumerate(self.schedules):
             schedule.emit(self.b)
             values = not resident and schedule.block("slnv") is not None
@@ -165,6 +172,8 @@ class Emitter:
 
     def _stream(self, index: int, block: RowBlock, part: str) -> tuple[bool, bool]:
         """Queries, then tiles through the ring; the RUN takes a token per tile."""
+        if index >= self.places.queries and not self.early:
+            self.b.BARRIER()
         self._load_queries(index, False, False)
         self.key_phase = self._load_ring(block, part)
         self._tile_registers(part, self.key_phase)

@@ -7,6 +7,7 @@ worked on; a barrier separates the phases. Ref: docs/array.md section 4; docs/ca
 from __future__ import annotations
 
 from bankside.isa.array_schedule import SCORE_READERS, SCORE_WRITERS, Schedule
+from bankside.isa.program import Builder
 from bankside.mapping.lower_array_emit import Emitter, names
 from bankside.mapping.lower_array_plan import Piece
 from bankside.mapping.lower_array_shape import RowBlock
@@ -15,7 +16,7 @@ from bankside.mapping.lower_array_shape import RowBlock
 class UnfusedEmitter(Emitter):
     """Emits one program whose scores and probabilities go through main memory."""
 
-    def emit(self):
+    def emit(self) -> Builder:
         """The commands of all blocks."""
         shape = self.shape
         self.registers.set(

@@ -1,4 +1,4 @@
-"""`bankside schedule`: the schedule of a binding on an array machine, in numbers and as a picture."""
+"""`bankside schedule`: the schedule of a binding on an array machine, in numbers and drawn."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 from bankside.isa.array_machine import ArrayMachine
 from bankside.mapping.llm.attention import Array16
 from bankside.mapping.lower_array import ArrayKernels, AttentionShape
-from bankside.sim.compared import Agreements, Compared
+from bankside.sim.compared import Calls, Compared, sum_stalls
 from bankside.sim.engine import Engine
 from bankside.sim.executions import ARRAY_EXECUTIONS, make_engine
 
@@ -27,7 +27,7 @@ class PromptCall:
     stalls: dict[str, int]
 
 
-class ArrayPrompt:
+class ArrayPrompt(Calls[PromptCall]):
     """`PromptEngine` (mapping.llm.attention) that runs every program on all chosen executions.
 
     Attributes
@@ -44,35 +44,8 @@ class ArrayPrompt:
         make: Callable[[str, ArrayMachine], Engine] = make_engine,
     ) -> None:
         self.machine, self.binding = machine, binding
-        self._compared = Compared(machine, executions, ARRAY_EXECUTIONS, make)
+        super().__init__(Compared(machine, executions, ARRAY_EXECUTIONS, make))
         self._compared.restart()
-        self.calls: list[PromptCall] = []
-
-    @property
-    def found(self) -> Agreements:
-        """What the comparisons found."""
-        return self._compared.found
-
-    @property
-    def programs(self) -> int:
-        """Programs that ran."""
-        return self._compared.programs
-
-    @property
-    def program_hash(self) -> str:
-        """Hash over all programs, in their order."""
-        return self._compared.program_hash
-
-    @property
-    def cycles(self) -> int:
-        """Cycles of all calls."""
-        return sum(call.cycles for call in self.calls)
-
-    @property
-    def stalls(self) -> dict[str, int]:
-        """Stall reasons of all calls; they sum to `cycles`."""
-        reasons = self.calls[0].stalls if self.calls else {}
-        return {reason: sum(call.stalls[reason] for call in self.calls) for reason in reasons}
 
     def attend(self, layer: int, q: Array16, k: Array16, v: Array16) -> Array16:
         """See `PromptEngine.attend`. Raises ConfigError when the array cannot hold the shape."""
@@ -82,14 +55,13 @@ class ArrayPrompt:
             f=v.shape[2], causal=True,
         )  # fmt: skip
         kernels = ArrayKernels(self.machine, shape, self.binding, "fp16")
-        cycles, stalls, parts = 0, dict[str, int](), []
         where = f"layer {layer}, prompt of {tokens} tokens"
-        for program in kernels.programs(_bits(q)[None], _bits(k)[None], _bits(v)[None]):
-            result = self._compared.run(program, where, trace=True)
-            cycles += int(result.cycles or 0)
-            for reason, count in result.counters.items():
-                stalls[reason] = stalls.get(reason, 0) + int(count)
-            parts.append(result)
+        parts = [
+            self._compared.run(program, where, trace=True)
+            for program in kernels.programs(_bits(q)[None], _bits(k)[None], _bits(v)[None])
+        ]
+        cycles = sum(int(part.cycles or 0) for part in parts)
+        stalls = sum_stalls(part.counters for part in parts)
         self.found.note_sum(stalls, cycles, where)
         self.calls.append(PromptCall(layer, tokens, cycles, stalls))
         return kernels.collect(parts)[0].view(np.float16)

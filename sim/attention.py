@@ -13,7 +13,7 @@ from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping.llm.attention import Array16
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
-from bankside.sim.compared import Agreements, Compared
+from bankside.sim.compared import Calls, Compared, sum_stalls
 from bankside.sim.engine import Engine, Result
 from bankside.sim.executions import PIM_EXECUTIONS, make_engine
 
@@ -46,7 +46,7 @@ class Trace:
     result: Result
 
 
-class PimAttention:
+class PimAttention(Calls[Call]):
     """`AttentionEngine` (mapping.llm.attention) that runs every program on all chosen executions.
 
     Attributes
@@ -65,7 +65,7 @@ class PimAttention:
         make: Callable[[str, Machine], Engine] = make_engine,
     ) -> None:
         self.machine, self._nhc = machine, nhc
-        self._compared = Compared(machine, executions, PIM_EXECUTIONS, make)
+        super().__init__(Compared(machine, executions, PIM_EXECUTIONS, make))
         self._mac = machine.std.code("MAC")
         self._bus = [machine.std.code(name) for name in _BUS_COMMANDS]
 
@@ -83,7 +83,7 @@ class PimAttention:
         layout = KvLayout.of(self.machine, shape, nhc=self._nhc)
         self._kernels = PimKernels(layout)
         self._used = [0] * layers
-        self.calls: list[Call] = []
+        self.calls = []
         self.append_programs = self.append_cycles = 0
         self.traces: deque[Trace] = deque(maxlen=layers * layout.passes * layout.lane_passes)
         self._compared.restart()
@@ -111,16 +111,6 @@ class PimAttention:
         return self._kernels.collect(outputs).view(np.float16)
 
     @property
-    def found(self) -> Agreements:
-        """What the comparisons found since `start`."""
-        return self._compared.found
-
-    @property
-    def programs(self) -> int:
-        """Programs of the sequence, those that fill the cache included."""
-        return self._compared.programs
-
-    @property
     def running(self) -> set[str]:
         """Executions that take part; one that refuses a program is dropped."""
         return self._compared.running
@@ -133,10 +123,7 @@ class PimAttention:
         return self._compared.fresh(program, where)
 
     def _record(self, layer: int, tokens: int, results: list[Result], where: str) -> Call:
-        stalls: dict[str, int] = {}
-        for result in results:
-            for reason, cycles in result.counters.items():
-                stalls[reason] = stalls.get(reason, 0) + int(cycles)
+        stalls = sum_stalls(result.counters for result in results)
         codes = np.concatenate([result.commands["code"] for result in results])
         call = Call(
             layer,
@@ -148,22 +135,6 @@ class PimAttention:
         )
         self.found.note_sum(stalls, call.cycles, where)
         return call
-
-    @property
-    def program_hash(self) -> str:
-        """Hash over all programs of the sequence, in their order."""
-        return self._compared.program_hash
-
-    @property
-    def cycles(self) -> int:
-        """Cycles of all attention calls."""
-        return sum(call.cycles for call in self.calls)
-
-    @property
-    def stalls(self) -> dict[str, int]:
-        """Stall reasons of all attention calls; they sum to `cycles`."""
-        reasons = self.calls[0].stalls if self.calls else {}
-        return {reason: sum(call.stalls[reason] for call in self.calls) for reason in reasons}
 
 
 def _bits(x: Array16) -> NDArray[np.uint16]:

@@ -8,9 +8,9 @@ cycles from the RTL, else from the timing model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from bankside.errors import ConfigError, ProgramError
 from bankside.isa.program import Program
@@ -83,6 +83,66 @@ def check_executions(names: Sequence[str], known: Collection[str]) -> str | None
     if not {"timing", "rtl"} & set(names):
         return "nothing counts cycles; add timing or rtl"
     return None
+
+
+class Recorded(Protocol):
+    """One call of an engine: its cycles, and the stall reasons that sum to them."""
+
+    @property
+    def cycles(self) -> int: ...
+
+    @property
+    def stalls(self) -> dict[str, int]: ...
+
+
+C = TypeVar("C", bound=Recorded)
+
+
+class Calls(Generic[C]):
+    """Calls of one engine that runs on `compared` executions.
+
+    Attributes
+    ----------
+    calls: one record per call.
+    """
+
+    def __init__(self, compared: Compared) -> None:
+        self._compared = compared
+        self.calls: list[C] = []
+
+    @property
+    def found(self) -> Agreements:
+        """What the comparisons found since the start."""
+        return self._compared.found
+
+    @property
+    def programs(self) -> int:
+        """Programs that ran since the start."""
+        return self._compared.programs
+
+    @property
+    def program_hash(self) -> str:
+        """Hash over all programs since the start, in their order."""
+        return self._compared.program_hash
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of all calls."""
+        return sum(call.cycles for call in self.calls)
+
+    @property
+    def stalls(self) -> dict[str, int]:
+        """Stall reasons of all calls; they sum to `cycles`."""
+        return sum_stalls(call.stalls for call in self.calls)
+
+
+def sum_stalls(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Cycles by reason of several results."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for reason, cycles in part.items():
+            total[reason] = total.get(reason, 0) + int(cycles)
+    return total
 
 
 class Compared(Generic[M]):

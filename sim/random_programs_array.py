@@ -1,7 +1,8 @@
 """Random legal programs of the `array` engine, for agreement runs.
 
-Two kinds: attention of random shape under every binding (the code that real models use), and free
-programs that reach corners no kernel uses. A seed gives the same programs on every run.
+Three kinds: attention of random shape under every binding and matrix products (the code that real
+models use), and free programs that reach corners no kernel uses. A seed gives the same programs on
+every run.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from bankside.errors import ConfigError
 from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.array_schedule import FORMATS
 from bankside.isa.program import Program
+from bankside.mapping.gemm_array import MODES, SCHEDULES, GemmKernels, GemmShape
 from bankside.mapping.lower_array import ArrayKernels, AttentionShape
 from bankside.sim.random_array_free import U16, free_program, random_elements
 from bankside.sim.random_array_schedules import Rng
 
 #: Bindings of attention; half of the programs are free ones.
 BINDINGS = ("unfused", "flat", "flat_2pass", "cascade", "architecture", "interleaved")
-FREE = "free"
+FREE, PRODUCT = "free", "product"
+#: Rows of a product's result and elements that it sums: few, as below.
+PRODUCT_SIZES = (1, 6, 11, 24)
 #: Elements of a key and of a value: few pairs, since a schedule is solved for each.
 WIDTHS = ((4, 4), (8, 8), (16, 16), (5, 7), (12, 3), (2, 9))
 
 
 class Named(NamedTuple):
-    """A program and its kind: a binding, or `free`."""
+    """A program and its kind: a binding, `product` or `free`."""
 
     kind: str
     program: Program
@@ -73,9 +77,30 @@ def attention_programs(rng: Rng, machine: ArrayMachine, binding: str) -> list[Pr
         return kernels.programs(*_data(rng, shape))
 
 
+def product_programs(rng: Rng, machine: ArrayMachine) -> list[Program]:
+    """The programs of one matrix product of random shape, format, mode and schedule."""
+    while True:
+        m, k = (int(rng.choice(PRODUCT_SIZES)) for _ in range(2))
+        shape = GemmShape(m, k, int(rng.integers(1, 3 * machine.columns)))
+        mode, schedule, format = (str(rng.choice(c)) for c in (MODES, SCHEDULES, FORMATS))
+        try:
+            kernels = GemmKernels(machine, shape, mode, schedule, format)
+        except ConfigError:
+            continue
+        a, b = (
+            random_elements(rng, n).reshape(-1, w) for n, w in ((m * k, k), (k * shape.n, shape.n))
+        )
+        return kernels.programs(a, b)
+
+
 def random_programs(rng: Rng, machine: ArrayMachine) -> Iterator[Named]:
-    """Programs without end, a free one and one under a random binding in turn."""
+    """Programs without end, in turn a free one and those of a random kernel."""
     while True:
         yield Named(FREE, free_program(rng, machine))
-        binding = str(rng.choice(BINDINGS))
-        yield from (Named(binding, p) for p in attention_programs(rng, machine, binding))
+        kind = str(rng.choice([*BINDINGS, PRODUCT]))
+        programs = (
+            product_programs(rng, machine)
+            if kind == PRODUCT
+            else attention_programs(rng, machine, kind)
+        )
+        yield from (Named(kind, program) for program in programs)

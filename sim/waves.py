@@ -14,7 +14,7 @@ from vcd.gtkw import GTKWSave
 from bankside.errors import ConfigError, ToolError
 
 if TYPE_CHECKING:
-    from bankside.isa.machine import Machine
+    from bankside.isa.machines import AnyMachine
     from bankside.isa.program import Program
     from bankside.sim.engine import Result
 
@@ -122,22 +122,22 @@ def gtkw_name(signal: VcdSignal) -> str:
 
 
 def record_program(
-    machine: Machine, program: Program, vcd: Path, first_cycle: int, last_cycle: int
+    machine: AnyMachine, program: Program, vcd: Path, first_cycle: int, last_cycle: int
 ) -> Result:
     """Run `program` on the RTL and write its cycles first..last to `vcd`, with its save file.
 
-    Cycles are of the memory clock. Raises ConfigError for an empty window and when the program
-    ends before it.
+    Cycles are of the machine's clock domain. Raises ConfigError for an empty window and when the
+    program ends before it.
     """
     if not 0 <= first_cycle <= last_cycle:
         raise ConfigError(
             f"no cycles from {first_cycle} to {last_cycle}; expected 0 <= first <= last"
         )
-    from bankside.sim.rtl.pim import PimRtl
+    from bankside.sim.executions import EXECUTIONS
 
     vcd.parent.mkdir(parents=True, exist_ok=True)
     partial = vcd.with_name(f".{vcd.name}.partial")
-    engine = PimRtl(machine, waves=True)
+    engine = EXECUTIONS.get(machine.engine).get("rtl")(machine, waves=True)
     try:
         engine.record_waves(partial, first_cycle, last_cycle)
         result = engine.run(program)

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from bankside.cli_support import common_options, emit
-from bankside.config import HardwareConfig
 from bankside.errors import ConfigError
+from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.machine import Machine
+from bankside.isa.machines import AnyMachine, load_machine
 from bankside.isa.program import Program
 
 
@@ -19,8 +20,8 @@ from bankside.isa.program import Program
     "--machine", default="pim_tiny_ddr4", show_default=True, metavar="NAME|FILE",
     help="Hardware preset or YAML file.",
 )  # fmt: skip
-@click.option("--first", default=0, show_default=True, help="First memory-clock cycle.")
-@click.option("--last", default=1500, show_default=True, help="Last memory-clock cycle.")
+@click.option("--first", default=0, show_default=True, help="First cycle.")
+@click.option("--last", default=1500, show_default=True, help="Last cycle.")
 @click.option(
     "--show", multiple=True, metavar="PATTERN", help="Signals to lay out, such as '*.bank0.*'."
 )
@@ -43,17 +44,17 @@ def command(
     from bankside.cache import build_root
     from bankside.sim.waves import record_program, write_save_file
 
-    rank = Machine.of(HardwareConfig.load(machine))
-    chosen = _attention_call(rank, seed) if program is None else _read(program)
-    vcd = (out or build_root() / "waves") / f"{rank.config.name}.vcd"
-    result = record_program(rank, chosen, vcd, first, last)
+    chip = load_machine(machine)
+    chosen = _attention_call(chip, seed) if program is None else _read(program)
+    vcd = (out or build_root() / "waves") / f"{chip.config.name}.vcd"
+    result = record_program(chip, chosen, vcd, first, last)
     if show:
         write_save_file(vcd, show=show)
     view = vcd.with_suffix(".gtkw")
     data = {
-        "machine": rank.config.name,
+        "machine": chip.config.name,
         "program": chosen.hash,
-        "clock_domain": "memory",
+        "clock_domain": chip.clock_domain,
         "first_cycle": first,
         "last_cycle": min(last, result.cycles),
         "program_cycles": result.cycles,
@@ -73,13 +74,21 @@ def _read(path: Path) -> Program:
     return assemble(path.read_text(encoding="utf-8"), str(path), folder=path.parent)
 
 
-def _attention_call(machine: Machine, seed: int) -> Program:
-    """The program of a random decode step that runs on an empty rank."""
+def _attention_call(machine: AnyMachine, seed: int) -> Program:
+    """A random attention call that runs on a machine in its power-on state."""
     import numpy as np
 
+    rng = np.random.default_rng(seed)
+    if isinstance(machine, ArrayMachine):
+        from bankside.sim.random_programs_array import attention_programs as array_programs
+
+        return array_programs(rng, machine, "interleaved")[0]
+    return _decode_step(rng, machine, seed)
+
+
+def _decode_step(rng, machine: Machine, seed: int) -> Program:
     from bankside.sim.random_programs import attention_programs
 
-    rng = np.random.default_rng(seed)
     for _ in range(100):
         programs = attention_programs(rng, machine)
         if len(programs) == 1:

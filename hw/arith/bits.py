@@ -7,6 +7,15 @@ turns each into one machine instruction, and the arrays hold hundreds of these u
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
 
+def select(condition: Value, a: Value, b: Value) -> Value:
+    """`Mux(condition, a, b)` of two words of the same width, in masks.
+
+    A compiled simulator may turn a multiplexer into a jump. Where the condition is as good as
+    random, every second one goes wrong and costs more than the rest of the unit.
+    """
+    return b ^ ((a ^ b) & condition.replicate(len(b)))
+
+
 def normalise_left(m: Module, word: Value, name: str) -> tuple[Value, Value]:
     """Shift `word` left until its top bit is set.
 
@@ -20,11 +29,11 @@ def normalise_left(m: Module, word: Value, name: str) -> tuple[Value, Value]:
         size = 1 << step
         empty = Signal(name=f"{name}_lz{size}")
         moved = Signal(width, name=f"{name}_by{size}")
-        m.d.comb += [
-            empty.eq(word[max(width - size, 0) :] == 0),
-            # Not `word << size`: its full width would become the width of the exported wire.
-            moved.eq(Mux(empty, Cat(C(0, size), word[: width - size]), word)),
-        ]
+        # Not `word << size`: its full width would become the width of the exported wire.
+        far = Cat(C(0, size), word[: width - size])
+        # Sums of two numbers are rarely far from normal, but often by a place or two.
+        choice = select(empty, far, word) if size <= 2 else Mux(empty, far, word)
+        m.d.comb += [empty.eq(word[max(width - size, 0) :] == 0), moved.eq(choice)]
         count.append(empty)
         word = moved
     return word, Cat(*reversed(count))

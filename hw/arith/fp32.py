@@ -4,7 +4,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from bankside.hw.arith.bits import normalise_left, round_even
+from bankside.hw.arith.bits import normalise_left, round_even, select
 from bankside.isa.numerics import FP32_MAX
 
 ALIGN = 26
@@ -44,20 +44,22 @@ class Fp32Add(wiring.Component):
         swap = Signal()
         big, small = Signal(32), Signal(32)
         distance, shift = Signal(8), Signal(range(ALIGN + 1))
-        live, zero = Signal(), Signal()
+        live, zero, opposite = Signal(), Signal(), Signal()
         large, tail = Signal(24 + ALIGN), Signal(24 + ALIGN)
         total = Signal(24 + ALIGN + 1)
         exponent, packed, limited = Signal(9), Signal(32), Signal(31)
         m.d.comb += [
             swap.eq(self.a[:31] < self.b[:31]),
-            big.eq(Mux(swap, self.b, self.a)),
-            small.eq(Mux(swap, self.a, self.b)),
+            big.eq(select(swap, self.b, self.a)),
+            small.eq(select(swap, self.a, self.b)),
             distance.eq(big[23:31] - small[23:31]),
             live.eq(small[23:31] != 0),
             shift.eq(Mux(distance > ALIGN, ALIGN, distance)),
             large.eq(Cat(C(0, ALIGN), big[:23], 1)),
             tail.eq(Cat(C(0, ALIGN), small[:23] & live.replicate(23), live) >> shift),
-            total.eq(Mux(big[31] ^ small[31], large - tail, large + tail)),
+            opposite.eq(big[31] ^ small[31]),
+            # Minus `tail` in two's complement.
+            total.eq(large + (Cat(tail, 0) ^ opposite.replicate(len(total))) + opposite),
         ]
         shifted, zeros = normalise_left(m, total, "total")
         m.d.comb += [

@@ -121,10 +121,11 @@ class Tf32Mul(wiring.Component):
         product, field = Signal(22), Signal(signed(10))
         fraction, magnitude = Signal(23), Signal(31)
         ea, eb = self.a[23:31], self.b[23:31]
+        behind = Cat(C(0, 2), product[:21])
         m.d.comb += [
             product.eq(Cat(self.a[13:23], 1) * Cat(self.b[13:23], 1)),
             # Both factors have their leading one at the top, so it is at bit 20 or 21 here.
-            fraction.eq(Mux(product[21], Cat(C(0, 2), product[:21]), Cat(C(0, 3), product[:20]))),
+            fraction.eq(behind + (behind & (~product[21]).replicate(len(behind)))),
             field.eq(ea + eb - 127 + product[21]),
             magnitude.eq(Mux(field > 254, FP32_MAX, Cat(fraction, field[:8]))),
         ]

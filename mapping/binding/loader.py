@@ -30,20 +30,34 @@ from bankside.strict_yaml import Locations, load_yaml
 FOLDER = Path(__file__).parent
 UNITS = ("array", "lanes")
 SCORES = ("array", "banks", "memory")
-_RESCALE = {("mul", None, None), ("add", None, None)}
-_EXP, _MAX, _SUM = ("sub", "exp", None), (None, None, "max"), (None, None, "add")
-_MAC, _RUNNING, _DIVIDE = ("mul", None, "add"), ("max", None, None), ("div", None, None)
-#: Block -> unit -> Einsums (map, unary, reduce) that it computes there (docs/array.md section 3).
-CAPABILITIES: dict[str, dict[str, set[tuple[str | None, ...]]]] = {
-    "qk": {"array": {_MAC}},
-    "lm": {"array": {_MAX}, "lanes": {_RUNNING, _EXP}},
-    "exp": {"array": {_EXP}},
-    "sld": {"array": {_SUM}, "lanes": _RESCALE},
-    "slnv": {"array": {_MAC}, "lanes": {*_RESCALE, _SUM}},
-    "drain": {"lanes": {_MAX, _RUNNING, _EXP}},
-    "passx": {"lanes": {_EXP, _SUM, *_RESCALE}},
-    "passd": {"lanes": {_DIVIDE}},
-    "fill": {"lanes": {_EXP}},
+_DOT, _WEIGHTED = "products of queries and keys", "sums of values"
+_EXPS, _MAXIMUM, _SUM, _QUOTIENTS = (
+    "exponentials of scores", "maximum of scores", "sum of scores", "quotients of scores",
+)  # fmt: skip
+_RUNNING, _FACTOR, _DIVIDE, _TOTAL = (
+    "maximum per tile", "exponential per tile", "quotients per query", "sum over tiles",
+)  # fmt: skip
+_SCALED, _ADDED = "products per tile", "sums per tile"
+#: (map, unary, reduce) of an Einsum over all scores -> what it is; and of one over tiles, queries.
+_OVER_SCORES = {
+    ("sub", "exp", None): _EXPS, (None, None, "max"): _MAXIMUM, (None, None, "add"): _SUM,
+    ("div", None, None): _QUOTIENTS,
+}  # fmt: skip
+_OVER_TILES = {
+    ("max", None, None): _RUNNING, ("sub", "exp", None): _FACTOR, ("div", None, None): _DIVIDE,
+    (None, None, "add"): _TOTAL, ("mul", None, None): _SCALED, ("add", None, None): _ADDED,
+}  # fmt: skip
+#: Block -> unit -> what it computes there (docs/array.md section 3).
+CAPABILITIES: dict[str, dict[str, set[str]]] = {
+    "qk": {"array": {_DOT}},
+    "lm": {"array": {_MAXIMUM}, "lanes": {_RUNNING, _FACTOR}},
+    "exp": {"array": {_EXPS}},
+    "sld": {"array": {_SUM}, "lanes": {_SCALED, _ADDED}},
+    "slnv": {"array": {_WEIGHTED}, "lanes": {_SCALED, _ADDED, _TOTAL}},
+    "drain": {"lanes": {_MAXIMUM, _RUNNING, _FACTOR}},
+    "passx": {"lanes": {_EXPS, _SUM, _SCALED, _ADDED}},
+    "passd": {"lanes": {_QUOTIENTS}},
+    "fill": {"lanes": {_FACTOR}},
     "rcp": {},
     "one": {},
     "av": {"lanes": {_DIVIDE}},
@@ -181,6 +195,8 @@ class _Reader:
         self.cascade = self._cascade()
         if not isinstance(self.data["kernels"], list) or not self.data["kernels"]:
             self.refuse(("kernels",), "kernels: expected a list")
+        # The Einsum without operands that are computed makes the scores.
+        self.scores = set(self.cascade.einsums[0].out.ranks)
         self.bound: dict[str, tuple] = {}
         kernels = tuple(self._kernel(number) for number in range(len(self.data["kernels"])))
         for name in self.cascade.by_name:
@@ -237,7 +253,7 @@ class _Reader:
         if name in self.bound:
             self.refuse(path, f"Einsum {name} is bound to {self.bound[name][1]}, too; keep one")
         einsum = self.cascade.by_name[name]
-        if _kind(einsum) not in CAPABILITIES[op].get(unit, set()):
+        if kind_of(einsum, self.scores) not in CAPABILITIES[op].get(unit, set()):
             self.refuse(
                 path,
                 f"block {op} does not compute {einsum} on {unit}; it fits {self._fitting(einsum)}",
@@ -249,7 +265,7 @@ class _Reader:
             f"{op} on {unit}"
             for op, units in CAPABILITIES.items()
             for unit, kinds in units.items()
-            if _kind(einsum) in kinds
+            if kind_of(einsum, self.scores) in kinds
         ]
         return ", ".join(fits) or "no block of this machine"
 
@@ -288,5 +304,11 @@ class _Reader:
             )
 
 
-def _kind(einsum: Einsum) -> tuple[str | None, ...]:
-    return einsum.map, einsum.unary, einsum.reduce
+def kind_of(einsum: Einsum, scores: set[str]) -> str:
+    """What an Einsum is in a cascade whose scores have these ranks; "" for none that is known."""
+    operators = einsum.map, einsum.unary, einsum.reduce
+    if not scores <= set(einsum.ranks):
+        return _OVER_TILES.get(operators, "")
+    if operators == ("mul", None, "add"):
+        return _WEIGHTED if scores & set(einsum.reduced) else _DOT
+    return _OVER_SCORES.get(operators, "")

@@ -47,9 +47,11 @@ def pass_count(cascade: Cascade, rank: str) -> int:
     return max((found[e.name] for e in cascade.einsums if rank in e.ranks), default=0)
 
 
-def input_passes(cascade: Cascade, tensor: str, rank: str) -> list[int]:
-    """Passes over `rank` in which an input is read."""
-    found = placement(cascade, rank) if rank == cascade.walk else passes(cascade, rank)
+def input_passes(
+    cascade: Cascade, tensor: str, rank: str, placed: Mapping[str, int] | None = None
+) -> list[int]:
+    """Passes over `rank` in which an input is read, if the Einsums are placed like this."""
+    found = placed or passes(cascade, rank)
     users = [e for e in cascade.einsums if any(o.tensor == tensor for o in e.operands)]
     return sorted({found[e.name] for e in users if rank in e.ranks})
 
@@ -176,7 +178,7 @@ def analyse(cascade: Cascade, shape: Mapping[str, int]) -> Analysis:
     again = sum((len(read[name]) - 1) * cascade.size(name, extents) for name in cascade.inputs)
     spilled = sum((1 + len(users)) * cascade.size(name, extents) for name, users in crosses.items())
     walked = {
-        name: {r: input_passes(cascade, name, r) for r in ranks}
+        name: {r: input_passes(cascade, name, r, placed if r == rank else None) for r in ranks}
         for name, ranks in cascade.inputs.items()
     }
     return Analysis(

@@ -157,6 +157,8 @@ class _Reader:
 
     def _check_einsum(self, name: str, einsum: Einsum) -> None:
         path = ("einsums", name)
+        if any(index.which == "end" for index in einsum.out.indices):
+            self.refuse((*path, "out"), f"{name}: an end cannot be written; write the rank + 1")
         for operand in einsum.operands:
             self._check_operand(name, operand)
         wanted = 2 if einsum.map else 1
@@ -180,8 +182,6 @@ class _Reader:
                 if gone
                 else f"{name}: `reduce` finds no rank to reduce; remove it or the rank from `out`",
             )
-        if any(index.which == "end" for index in einsum.out.indices):
-            self.refuse((*path, "out"), f"{name}: an end cannot be written; write the rank + 1")
 
     def _check_operand(self, name: str, operand: Access) -> None:
         path = ("einsums", name, "of")
@@ -263,13 +263,23 @@ class _Reader:
         while left:
             ready = [n for n, e in left.items() if all(self._ready(o, done) for o in e.operands)]
             if not ready:
-                circle = " and ".join(left)
+                circle = self._circle(left, done)
                 self.refuse(
-                    ("einsums", next(iter(left))), f"{circle} need each other; break the circle, "
-                    f"or let one of them iterate",
+                    ("einsums", circle[0]), f"{' needs '.join([*circle, circle[0]])}; break the "
+                    f"circle, or let one of them iterate",
                 )  # fmt: skip
             done |= {name: left.pop(name) for name in ready}
         return tuple(done.values())
+
+    def _circle(self, left: Mapping[str, Einsum], done: Mapping[str, Einsum]) -> list[str]:
+        """Einsums that need each other, each the next one."""
+        path = [next(iter(left))]
+        while True:
+            operands = left[path[-1]].operands
+            following = next(o.tensor for o in operands if not self._ready(o, done))
+            if following in path:
+                return path[path.index(following) :]
+            path.append(following)
 
     def _ready(self, operand: Access, done: Mapping[str, Einsum]) -> bool:
         if operand.tensor in self.inputs or operand.tensor in done:

@@ -22,6 +22,9 @@ from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_array_top"
 _SPEC = load_spec("array")
+# The wires between PEs end up in a few functions; above some thousand statements g++ takes minutes
+# for one of them (32 x 32 PEs: 43 s with the limit, over 8 minutes without).
+_VERILATOR_FLAGS = ("--output-split-cfuncs", "1000")
 _STATUS = {name: 1 << bit for bit, name in enumerate(host.STATUS_BITS)}
 
 
@@ -62,6 +65,7 @@ def _load(machine: ArrayMachine, waves: bool) -> ctypes.CDLL:
         TOP,
         Path(__file__).with_name("array_shim.cpp"),
         cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in _defines(machine).items())),
+        verilator_flags=_VERILATOR_FLAGS,
         trace=waves,
     )
     library.array_new.restype = ctypes.c_void_p

@@ -26,19 +26,19 @@ class Agenda:
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int, Callable[[int, Any], None], Any]] = []
         self._number = 0
+        self.ended = False
 
     def at(self, cycle: int, rank: int, act: Callable[[int, Any], None], what: Any = None) -> None:
         """Do `act(cycle, what)` in the round `rank` of `cycle`."""
         self._number += 1
         heappush(self._heap, (cycle, rank, self._number, act, what))
 
-    def step(self) -> bool:
-        """Do the next action; False: there is none."""
-        if not self._heap:
-            return False
-        cycle, _, _, act, what = heappop(self._heap)
-        act(cycle, what)
-        return True
+    def run(self) -> None:
+        """Do what there is to do, until one of the actions sets `ended`."""
+        heap = self._heap
+        while heap and not self.ended:
+            cycle, _, _, act, what = heappop(heap)
+            act(cycle, what)
 
 
 class Tokens:

@@ -123,6 +123,21 @@ class Kernel:
         return (tiles - 1) * self.period + self.span
 
 
+_MULTIPLIES = ("qk", "fill", "slnv")
+
+
+def action_cycles(schedule: Schedule, tiles: int, machine: ArrayMachine) -> int:
+    """Cycles from the first to the last multiplication (or filled weight) in any PE, for tiles that
+    never wait.
+
+    It is the difference of two cycle numbers, as SCALE-Sim counts, not the number of cycles.
+    """
+    blocks = [block for block in schedule.blocks if block.op in _MULTIPLIES]
+    first, last = min(map(schedule.begin, blocks)), max(map(schedule.end, blocks)) - 1
+    across = machine.rows - 1 + machine.columns - 1
+    return (tiles - 1) * schedule.ii + last + across - first
+
+
 @dataclass(frozen=True)
 class Segment:
     """RUNs under one schedule.

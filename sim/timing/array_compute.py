@@ -123,9 +123,12 @@ class Compute:
     def _decide(self, cycle: int) -> Iteration | None:
         """The iteration that starts after `cycle`, if any; takes its tokens."""
         run = self._next()
-        if run is None or self._tokens.lacks(COMPUTE, self._needs(run)) >= 0:
+        if run is None:
             return None
-        self._tokens.take(COMPUTE, self._needs(run))
+        needs = run.more if run.started else run.needs
+        if self._tokens.lacks(COMPUTE, needs) >= 0:
+            return None
+        self._tokens.take(COMPUTE, needs)
         if self._run is None:
             self._queue.popleft()
             run.decided = cycle
@@ -189,7 +192,7 @@ class Compute:
             self.passes.append((cycle, int(pipe[0] is not None), pipe[0][1] if pipe[0] else 0))
         times = self._alike(pattern)
         period = one.slots + one.cut
-        for i, n in enumerate(one.counts):
+        for i, n in one.counted:
             self.counts[i] += n * times
         self.counts[CONTROL] += one.cut * (times - 1)
         self._give_free(one.frees, cycle, period, times)

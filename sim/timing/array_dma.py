@@ -71,13 +71,19 @@ class Port:
     def __init__(self, lead: int, tail: int, beat: int, outstanding: int, serial: bool) -> None:
         self._lead, self._tail, self._beat, self._serial = lead, tail, beat, serial
         self.next_address = 0
-        self._bus = NEVER
-        self._slots = deque([NEVER] * outstanding)
-        self._memos: dict[tuple, tuple[int, int, int, list[int]]] = {}
+        # Beginning of the last step; next beat at the earliest, ends of the bursts that it left
+        # under way, first cycle in which none of this counts any more: relative to that.
+        self._begun = 0
+        self._left = (NEVER, (NEVER,) * outstanding, NEVER)
+        self._memos: dict[tuple, tuple[int, int, tuple]] = {}
 
     def earliest(self) -> int:
         """First cycle in which the next address can be accepted."""
-        return max(self.next_address, self._slots[0])
+        return max(self.next_address, self._begun + self._left[1][0])
+
+    def ends(self) -> list[int]:
+        """Cycles in which the last bursts, as many as may be under way, have ended."""
+        return [self._begun + end for end in self._left[1]]
 
     def play(self, bursts: tuple[int, ...], start: int) -> tuple[int, int]:
         """Cycles of the last address and of the last beat of `bursts`.
@@ -86,29 +92,31 @@ class Port:
         the bursts that are still to come, relative to `start`: steps that begin alike take equally
         long.
         """
-        bus = max(self._bus - start - self._lead, 0)
-        key = (bursts, bus, *[slot - start if slot > start else 0 for slot in self._slots])
-        if key not in self._memos:
+        since = start - self._begun
+        key = (bursts, since, self._left) if since < self._left[2] else (bursts,)
+        found = self._memos.get(key)
+        if found is None:
             if len(self._memos) >= _MOST_MEMOS:
                 self._memos.clear()
-            self._memos[key] = self._recur(bursts, bus + self._lead, key[2:])
-        address, last, bus, slots = self._memos[key]
-        self._bus, self._slots = start + bus, deque(start + slot for slot in slots)
+            found = self._memos[key] = self._recur(bursts, since)
+        address, last, self._left = found
+        self._begun = start
         self.next_address = start + (last if self._serial else address) + 1
         return start + address, start + last
 
-    def _recur(
-        self, bursts: tuple[int, ...], bus: int, slots: tuple[int, ...]
-    ) -> tuple[int, int, int, list[int]]:
-        """Last address, last beat, next beat at the earliest, ends of the bursts under way."""
-        waiting, soonest, address, last = deque(slots), 0, 0, 0
+    def _recur(self, bursts: tuple[int, ...], since: int) -> tuple[int, int, tuple]:
+        """Last address, last beat, what is left of the step that begins `since` cycles after the
+        one before.
+        """
+        bus, waiting = self._left[0] - since, deque(slot - since for slot in self._left[1])
+        soonest, address, last = 0, 0, 0
         for beats in bursts:
             address = max(soonest, waiting.popleft())
             last = max(address + self._lead, bus) + (beats - 1) * self._beat
             bus = last + self._beat
             waiting.append(last + self._tail + 1)
             soonest = (last if self._serial else address) + 1
-        return address, last, bus, list(waiting)
+        return address, last, (bus, tuple(waiting), max(bus - self._lead, waiting[-1]))
 
     def end(self, last: int) -> int:
         """Cycle in which a burst ends whose last beat is in cycle `last`."""

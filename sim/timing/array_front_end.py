@@ -48,9 +48,9 @@ class FrontEnd:
     def run(self) -> int:
         """Cycles of the program. Raises ProgramError on a deadlock."""
         self.agenda.at(0, ACT, self._step)
-        while self.halted is None:
-            if not self.agenda.step():
-                raise ProgramError(self._deadlock())
+        self.agenda.run()
+        if self.halted is None:
+            raise ProgramError(self._deadlock())
         self.compute.finish(self.halted)
         return self.halted + 1
 
@@ -74,7 +74,8 @@ class FrontEnd:
         """Commands from `cycle` on, up to one that has to wait or is dispatched."""
         begun = cycle
         while (ins := self._instruction()).name == "SET":
-            self._registers[_NAMES[ins.reg]] = ins.value
+            fields = ins.fields
+            self._registers[_NAMES[fields["reg"]]] = fields["value"]
             self._pc += 1
             cycle += 1
         if cycle > begun:
@@ -104,13 +105,23 @@ class FrontEnd:
         elif ready > cycle:
             self.agenda.at(ready, ACT, self._step)
         elif ins.name == "HALT":
-            self.halted = cycle
+            self.halted, self.agenda.ended = cycle, True
         else:
             if ins.name == "KERNEL":
                 self.compute.schedule = Schedule(ins.ii)
             elif ins.name == "BLOCK":
                 self.compute.schedule.add(Block(**ins.fields))
-            self._next(cycle)
+            self._next(self._blocks(cycle))
+
+    def _blocks(self, cycle: int) -> int:
+        """Those BLOCKs that follow the command of `cycle`: the engine is still idle. Cycle of the
+        last one.
+        """
+        while self._pc + 1 < len(self._code) and self._code[self._pc + 1].name == "BLOCK":
+            self._pc += 1
+            self.compute.schedule.add(Block(**self._code[self._pc].fields))
+            cycle += 1
+        return cycle
 
     def _dispatch(self, ins: Instruction, cycle: int) -> None:
         engine = ENGINES.index(SPEC.commands[ins.name].engine)

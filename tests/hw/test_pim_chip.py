@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from amaranth.sim import Simulator
 
-from bankside.config import HardwareConfig
+from bankside.config import PimHardware
 from bankside.errors import ConfigError
 from bankside.hw.pim.chip import Chip
 from bankside.hw.pim.layouts import command_codes, command_layout
@@ -27,7 +27,7 @@ def machine(standard="ddr4_3200", groups=2, per_group=2, lanes=2) -> Machine:
     pim = {"query_lanes": lanes, "result_buffer_words": 8, "shared_buffer_words": 64}
     dram = {"standard": standard, "chips": 2, **geometry}
     data = {"name": "test", "engine": "pim", "dram": dram, "pim": pim}
-    return Machine.of(HardwareConfig.model_validate(data))
+    return Machine.of(PimHardware.model_validate(data))
 
 
 MACHINES = {

@@ -10,15 +10,22 @@ from bankside.sim.waves import vcd_signals
 from bankside.sim.waves_cli import command as waves
 
 
-def test_verilog_of_a_preset(tmp_path):
-    done = CliRunner().invoke(
-        verilog, ["--preset", "pim_tiny_ddr4", "--out", str(tmp_path), "--json"]
-    )
+@pytest.mark.parametrize(
+    ("preset", "top", "port"),
+    [
+        ("pim_tiny_ddr4", "bankside_pim_top", ("start", "in", 1)),
+        ("array_4x4", "bankside_array_top", ("m_axi_rdata", "in", 64)),
+    ],
+)
+def test_verilog_of_a_preset(tmp_path, preset, top, port):
+    done = CliRunner().invoke(verilog, ["--preset", preset, "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    text = (tmp_path / "bankside_pim_top.v").read_text()
-    assert done.exit_code == 0 and result["file"] == str(tmp_path / "bankside_pim_top.v")
+    text = (tmp_path / f"{top}.v").read_text()
+    assert result["file"] == str(tmp_path / f"{top}.v")
     assert result["lines"] == text.count("\n")
-    assert result["ports"]["start"] == {"direction": "in", "bits": 1}
+    name, direction, bits = port
+    assert result["ports"][name] == {"direction": direction, "bits": bits}
     assert f"module {result['top']}(" in text
 
 
@@ -37,17 +44,19 @@ def test_unknown_preset(tmp_path):
 
 
 @pytest.mark.slow
-def test_waves_of_an_attention_call(tmp_path):
-    arguments = ["--first", "20", "--last", "60", "--out", str(tmp_path), "--json"]
+@pytest.mark.parametrize("machine", ["pim_tiny_ddr4", "array_4x4"])
+def test_waves_of_an_attention_call(tmp_path, machine):
+    arguments = ["--machine", machine, "--first", "20", "--last", "60", "--out", str(tmp_path)]
+    arguments.append("--json")
     done = CliRunner().invoke(waves, arguments)
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    vcd = tmp_path / "pim_tiny_ddr4.vcd"
+    vcd = tmp_path / f"{machine}.vcd"
     times = [int(ln[1:]) for ln in vcd.read_text().splitlines() if ln.startswith("#")]
     assert result["vcd"] == str(vcd)
     assert times[-1] - times[0] == 10 * 40 + 5, "41 cycles, rising edge to falling edge"
-    assert any(signal.name == "cycle" for signal in vcd_signals(vcd))
-    assert '[dumpfile] "pim_tiny_ddr4.vcd"' in (tmp_path / "pim_tiny_ddr4.gtkw").read_text()
+    assert any(signal.name.startswith("cycle") for signal in vcd_signals(vcd))
+    assert f'[dumpfile] "{machine}.vcd"' in (tmp_path / f"{machine}.gtkw").read_text()
 
 
 @pytest.mark.slow

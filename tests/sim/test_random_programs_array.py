@@ -14,7 +14,14 @@ from bankside.sim.agree_array import UNIT
 from bankside.sim.golden.array import ArrayGolden
 from bankside.sim.random_array_free import WORKS, free_program, random_elements
 from bankside.sim.random_array_schedules import Work, random_schedule
-from bankside.sim.random_programs_array import BINDINGS, FREE, attention_programs, random_programs
+from bankside.sim.random_programs_array import (
+    BINDINGS,
+    FREE,
+    PRODUCT,
+    attention_programs,
+    product_programs,
+    random_programs,
+)
 from bankside.sim.timing.array import ArrayTiming
 
 SPEC = load_spec("array")
@@ -47,7 +54,8 @@ def test_every_kind_command_and_operation_appears_often():
             commands[ins.name] += 1
             if ins.name == "BLOCK":
                 ops[ins.op] += 1
-    assert set(kinds) == {FREE, *BINDINGS} and kinds[FREE] == 80 and min(kinds.values()) >= 5
+    assert set(kinds) == {FREE, PRODUCT, *BINDINGS} and min(kinds.values()) >= 5
+    assert kinds[FREE] >= 60
     assert set(commands) == set(SPEC.commands) and min(commands.values()) >= 10
     assert set(ops) == set(SPEC.enums["block_op"].values()) and min(ops.values()) >= 10
 
@@ -138,6 +146,16 @@ def test_attention_has_every_feature(binding):
         assert all(p.outputs for p in programs)
         results.append(sum(len(p.outputs) for p in programs))
     assert max(results) > 2
+
+
+def test_products_have_several_tiles():
+    machine, rng = MACHINES["array_4x4"], np.random.default_rng(7)
+    tiles = [
+        max(ins.fields.get("tiles", 0) for p in product_programs(rng, machine)
+            for ins in p.instructions())
+        for _ in range(12)
+    ]  # fmt: skip
+    assert max(tiles) > 4
 
 
 def test_elements_meet_special_numbers():

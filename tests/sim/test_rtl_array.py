@@ -18,7 +18,7 @@ from bankside.sim.timing.array import ArrayTiming
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cosim" / "benches"))
 
-from array_attention import attention_program, random_operands  # noqa: E402
+from array_top_program import attention_program, random_operands  # noqa: E402
 
 MACHINE = load_machine("array_4x4")
 N = MACHINE.bus_elements

@@ -259,9 +259,9 @@ def test_a_port_remembers_steps_without_changing_them():
         bursts = tuple(int(n) for n in rng.integers(1, 4, 5))
         start = kept.earliest() + int(rng.integers(0, 2)) * int(rng.integers(0, 60))
         plain = Port(9, 0, 2, 3, False)
-        plain.next_address, plain._bus, plain._slots = start, kept._bus, kept._slots.copy()
+        plain.next_address, plain._begun, plain._left = start, kept._begun, kept._left
         assert kept.play(bursts, start) == plain.play(bursts, start)
-        assert [max(s, start) for s in kept._slots] == [max(s, start) for s in plain._slots]
+        assert [max(s, start) for s in kept.ends()] == [max(s, start) for s in plain.ends()]
 
 
 def test_busy_times_are_cut_and_complemented():

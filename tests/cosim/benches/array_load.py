@@ -29,7 +29,7 @@ class Banks:
         return self.bursts if name == "take" else len(self.words) + self._writes()
 
     def _writes(self) -> int:
-        return int(self.dut.row_en.value) + int(self.dut.column_en.value)
+        return (self.dut.row_en.value == 1) + (self.dut.column_en.value == 1)
 
     async def _run(self) -> None:
         dut = self.dut
@@ -37,15 +37,15 @@ class Banks:
             await FallingEdge(dut.clk)
             await ReadOnly()
             # Counted at the end of the cycle, when everybody has looked.
-            accepted = dut.axi__arvalid.value and dut.axi__arready.value
+            accepted = dut.axi__arvalid.value == dut.axi__arready.value == 1
             word = None
-            if self._writes() and not dut.rst.value:
+            if self._writes() and dut.rst.value == 0:
                 assert self._writes() == 1
                 where = (dut.column_en, dut.bank, dut.address, dut.data)
                 word = tuple(int(signal.value) for signal in where)
-            self.begins += int(dut.begin.value)
-            self.lasts += int(dut.last.value)
-            self.completes += int(dut.complete.value)
+            self.begins += int(dut.begin.value == 1)
+            self.lasts += int(dut.last.value == 1)
+            self.completes += int(dut.complete.value == 1)
             await cocotb.triggers.RisingEdge(dut.clk)
             self.bursts += bool(accepted)
             if word is not None:
@@ -63,7 +63,9 @@ async def random_loads(dut, share: float) -> None:
     ram.write(0, content)
     pause_all([ram.ar_channel, ram.r_channel], random, share)
     checker = ChannelChecker(dut, "axi__", "ar").start()
-    dut.stop.value = 0
+    # All inputs before the reset: Icarus begins with unknown values.
+    for name in ("stop", "commands__valid", "commands__payload"):
+        dut[name].value = 0
     banks = Banks(dut)
     tokens = Tokens(dut, random, 1 - share, banks.progress)
     await start(dut)

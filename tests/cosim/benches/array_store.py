@@ -38,14 +38,14 @@ class Banks:
         while True:
             await FallingEdge(dut.clk)
             await ReadOnly()
-            accepted = dut.axi__awvalid.value and dut.axi__awready.value
-            answered = dut.axi__bvalid.value and dut.axi__bready.value
+            accepted = dut.axi__awvalid.value == dut.axi__awready.value == 1
+            answered = dut.axi__bvalid.value == dut.axi__bready.value == 1
             read = None
-            if dut.en.value and not dut.rst.value:
+            if dut.en.value == 1 and dut.rst.value == 0:
                 read = self.words[dut.bank.value.to_unsigned()][dut.address.value.to_unsigned()]
-            self.begins += int(dut.begin.value)
-            self.lasts += int(dut.last.value)
-            self.completes += int(dut.complete.value)
+            self.begins += int(dut.begin.value == 1)
+            self.lasts += int(dut.last.value == 1)
+            self.completes += int(dut.complete.value == 1)
             await RisingEdge(dut.clk)
             self.accepted += bool(accepted)
             self.answered += bool(answered)
@@ -64,7 +64,9 @@ async def random_stores(dut, share: float) -> None:
     ram.write(0, bytes(memory))
     pause_all([ram.aw_channel, ram.w_channel, ram.b_channel], random, share)
     checkers = [ChannelChecker(dut, "axi__", channel).start() for channel in ("aw", "w")]
-    dut.stop.value = 0
+    # All inputs before the reset: Icarus begins with unknown values.
+    for name in ("stop", "commands__valid", "commands__payload"):
+        dut[name].value = 0
     banks = Banks(dut, random)
     tokens = Tokens(dut, random, 1 - share, banks.progress)
     await start(dut)

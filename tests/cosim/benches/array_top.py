@@ -8,7 +8,7 @@ from random import Random
 
 import cocotb
 import numpy as np
-from array_attention import attention_float, attention_program, random_operands
+from array_top_program import attention_float, attention_program, random_operands
 from axi_checkers import ChannelChecker, pause_all, start
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiResp
