@@ -1,0 +1,155 @@
+"""Cycles of operations, near enough to choose by, and the choice of `weight_mode` and `block`.
+
+The period of a step follows from the two tiles that the weight unit holds, that of a unit from the
+two accumulator buffers; what fills and empties the pipeline is added. Ref: docs/npu.md section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bankside.isa.npu_machine import (
+    DECODED,
+    DEPTH,
+    MAC_LATENCY,
+    OUTPUT_LATENCY,
+    SETUP,
+    VECTOR_LATENCY,
+    NpuMachine,
+)
+from bankside.isa.npu_weights import STEP_CHANNELS
+
+_TABLE = 8
+
+
+@dataclass(frozen=True)
+class MacShape:
+    """A CONV, DEPTHWISE, MATMUL or POOL.
+
+    places: of the window. inputs: channels of CONV and MATMUL, else 0. tile_words: cycles of the
+    weight unit per tile in grid and row mode (0: none). packed: a decoder follows. per_channel: a
+    record for each output, else one. scaled: records at all. table: `lut_enable`.
+    """
+
+    positions: int
+    outputs: int
+    places: int
+    inputs: int
+    tile_words: tuple[float, float]
+    packed: bool = False
+    scaled: bool = True
+    per_channel: bool = True
+    table: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Row mode or grid, positions of a block, cycles."""
+
+    row: bool
+    block: int
+    cycles: float
+
+
+def choose(machine: NpuMachine, shape: MacShape) -> Choice:
+    """The mode and block of the fewest cycles; of equal ones the larger block."""
+    best: Choice | None = None
+    for row in (False, True) if machine.wide else (False,):
+        micro = 1 if row else machine.positions
+        most = min(machine.config.npu.accumulators, -(-shape.positions // micro) * micro)
+        for block in sorted(
+            {min(b, most) for b in range(micro, most + micro, micro)}, reverse=True
+        ):
+            cycles = mac_cycles(machine, shape, row, block)
+            if best is None or cycles < best.cycles:
+                best = Choice(row, block, cycles)
+    assert best is not None
+    return best
+
+
+def mac_cycles(machine: NpuMachine, shape: MacShape, row: bool, block: int) -> float:
+    """From start to completion."""
+    group = machine.group(row)
+    full, rest = divmod(shape.positions, block)
+    blocks = [(block, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
+    groups, left = divmod(shape.outputs, group)
+    parts = [(group, groups)] * (groups > 0) + [(left, 1)] * (left > 0)
+    total = last = 0.0
+    for positions, block_count in blocks:
+        steps = _steps(machine, shape, row, positions)
+        for channels, count in parts:
+            output = _record(shape, channels) + positions * -(-channels // machine.output_rate)
+            # Two accumulator buffers: the next unit but one waits for the output.
+            period = max(steps, output, (steps + output + MAC_LATENCY + 1) / 2)
+            total, last = total + period * count * block_count, output
+    words = shape.tile_words[row]
+    fill = words + 1 if words else 0
+    fill += _decode(machine, shape, row)
+    tail = MAC_LATENCY + last + OUTPUT_LATENCY
+    return SETUP + fill + total + tail + (_TABLE if shape.table else 0)
+
+
+def _record(shape: MacShape, channels: int) -> int:
+    if not shape.scaled:
+        return 0
+    return -(-channels // 2) if shape.per_channel else 1
+
+
+def _decode(machine: NpuMachine, shape: MacShape, row: bool) -> float:
+    if not shape.packed:
+        return 0
+    weights = machine.group(row) * (STEP_CHANNELS if shape.inputs else 1)
+    return max(weights / DECODED, 1)
+
+
+def _steps(machine: NpuMachine, shape: MacShape, row: bool, positions: int) -> float:
+    """Cycles of all steps of a unit."""
+    micro = 1 if row else machine.positions
+    microblocks = -(-positions // micro)
+    fetch, decode = shape.tile_words[row], _decode(machine, shape, row)
+    total = 0.0
+    for channels, count in _blocks(shape):
+        mac = microblocks * max(micro, -(-channels // DEPTH))
+        period = mac if not fetch else max(mac, fetch, (fetch + mac + 2) / 2)
+        if decode:
+            both = (decode + mac + 2) / 2, (fetch + decode + 2) / 2
+            period = max(mac, fetch, decode, *both)
+        total += period * count
+    return total
+
+
+def _blocks(shape: MacShape) -> list[tuple[int, int]]:
+    """(input channels of a step, steps)."""
+    if not shape.inputs:
+        return [(1, shape.places)]
+    full, rest = divmod(shape.inputs, STEP_CHANNELS)
+    found = [(STEP_CHANNELS, full)] if full else []
+    found += [(rest, 1)] if rest else []
+    return [(channels, count * shape.places) for channels, count in found]
+
+
+# --- vector unit --------------------------------------------------------------------------------
+
+
+def elementwise_cycles(machine: NpuMachine, positions: int, channels: int, table: bool) -> int:
+    body = positions * -(-channels // machine.vector_rate) + (_TABLE if table else 0)
+    return SETUP + body + VECTOR_LATENCY
+
+
+def softmax_cycles(machine: NpuMachine, positions: int, channels: int) -> int:
+    each = -(-channels // machine.vector_rate) + 2 * channels + 40
+    return SETUP + 32 + positions * each + VECTOR_LATENCY
+
+
+def norm_cycles(positions: int, channels: int, layer: bool) -> int:
+    each = 3 * channels + 110 if layer else 2 * channels + 60
+    return SETUP + positions * each + VECTOR_LATENCY
+
+
+def copy_cycles(elements: int) -> int:
+    return SETUP + elements + VECTOR_LATENCY
+
+
+def transfer_cycles(machine: NpuMachine, size: int) -> int:
+    """Least cycles of so many bytes on the data port."""
+    return -(-size // machine.bus_bytes) * machine.config.memory.beat_cycles
