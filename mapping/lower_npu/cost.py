@@ -1,11 +1,12 @@
 """Cycles of operations, near enough to choose by, and the choice of `weight_mode` and `block`.
 
-The period of a step follows from the two tiles that the weight unit holds, that of a unit from the
-two accumulator buffers; what fills and empties the pipeline is added. Ref: docs/npu.md section 5.
+The period of a step follows from the two tiles that the weight unit holds, units from the two
+accumulator buffers. Ref: docs/npu.md section 5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bankside.isa.npu_machine import (
@@ -70,23 +71,53 @@ def choose(machine: NpuMachine, shape: MacShape) -> Choice:
 def mac_cycles(machine: NpuMachine, shape: MacShape, row: bool, block: int) -> float:
     """From start to completion."""
     group = machine.group(row)
-    full, rest = divmod(shape.positions, block)
-    blocks = [(block, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
     groups, left = divmod(shape.outputs, group)
     parts = [(group, groups)] * (groups > 0) + [(left, 1)] * (left > 0)
-    total = last = 0.0
-    for positions, block_count in blocks:
+    full, rest = divmod(shape.positions, block)
+    walk = _Walk()
+    for positions, blocks in [(block, full)] * (full > 0) + [(rest, 1)] * (rest > 0):
         steps = _steps(machine, shape, row, positions)
-        for channels, count in parts:
-            output = _record(shape, channels) + positions * -(-channels // machine.output_rate)
-            # Two accumulator buffers: the next unit but one waits for the output.
-            period = max(steps, output, (steps + output + MAC_LATENCY + 1) / 2)
-            total, last = total + period * count * block_count, output
+        units = [
+            (steps, _record(shape, channels) + positions * -(-channels // machine.output_rate), n)
+            for channels, n in parts
+        ]
+        walk.repeat(blocks, lambda units=units: walk.units(units))
     words = shape.tile_words[row]
-    fill = words + 1 if words else 0
-    fill += _decode(machine, shape, row)
-    tail = MAC_LATENCY + last + OUTPUT_LATENCY
-    return SETUP + fill + total + tail + (_TABLE if shape.table else 0)
+    fill = (words + 1 if words else 0) + _decode(machine, shape, row)
+    table = _TABLE if shape.table else 0
+    return SETUP + fill + walk.outputs[0] + OUTPUT_LATENCY + table
+
+
+class _Walk:
+    """Ends of the steps and of the last two outputs, unit after unit; repetitions of a pattern that
+    has settled are skipped.
+    """
+
+    _SETTLED = 3
+
+    def __init__(self) -> None:
+        self.steps = 0.0
+        self.outputs = (0.0, 0.0)
+
+    def units(self, units: list[tuple[float, float, int]]) -> None:
+        """(cycles of the steps, of the output, how many of them)."""
+        for steps, output, count in units:
+            self.repeat(count, lambda steps=steps, output=output: self._unit(steps, output))
+
+    def repeat(self, count: int, once: Callable[[], None]) -> None:
+        before = self.steps
+        for _ in range(min(count, self._SETTLED)):
+            before = self.steps
+            once()
+        skipped = max(count - self._SETTLED, 0) * (self.steps - before)
+        self.steps += skipped
+        self.outputs = (self.outputs[0] + skipped, self.outputs[1] + skipped)
+
+    def _unit(self, steps: float, output: float) -> None:
+        last, before = self.outputs
+        free = before + 1 if before else 0
+        self.steps = max(self.steps, free) + steps
+        self.outputs = max(last, self.steps + MAC_LATENCY) + output, last
 
 
 def _record(shape: MacShape, channels: int) -> int:
