@@ -1,0 +1,1 @@
+"""Control of the `npu` engine: fetch, state registers, checks, queues, counters."""
