@@ -3,7 +3,7 @@
 Ref: docs/array.md section 4.
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,8 +17,7 @@ from bankside.hw.array.control.layouts import (
     store_layout,
 )
 from bankside.isa.array_machine import ArrayMachine
-from bankside.isa.layout import view
-from bankside.isa.spec import Command, Field
+from bankside.isa.layout import legal, view
 
 REGISTERS = SPEC.enums["register"]
 #: Commands that go to an engine; each engine has one kind.
@@ -33,32 +32,6 @@ def command_layouts(machine: ArrayMachine) -> dict[str, data.StructLayout]:
         "compute": run_layout(machine),
         "store": store_layout(machine),
     }
-
-
-def _field_legal(field: Field, value: Value) -> list[Value]:
-    """Conditions under which `value` is legal for the operand `field`; none if always."""
-    if field.values:
-        codes = [number for _, number in field.values]
-        return [] if len(codes) == 1 << field.width else [value.matches(*codes)]
-    checks = []
-    if field.minimum > 0:
-        checks.append(value >= field.minimum)
-    if field.maximum < (1 << field.width) - 1:
-        checks.append(value <= field.maximum)
-    return checks
-
-
-def legal(command: Command, word: Value) -> Value:
-    """1 if every operand of `command` in `word` is legal and no other bit is set.
-
-    The same rules as `isa.spec.Spec.decode`.
-    """
-    operands, used, checks = view(SPEC, command.name, word), SPEC.opcode.mask, []
-    for field in command.fields:
-        used |= field.mask
-        checks += _field_legal(field, Value.cast(operands[field.name]))
-    reserved = [word[bit] for bit in range(SPEC.word_bits) if not used >> bit & 1]
-    return Cat(*checks).all() & ~Cat(*reserved).any()
 
 
 class Registers(wiring.Component):
@@ -209,7 +182,7 @@ class FrontEnd(wiring.Component):
         for name, command in SPEC.commands.items():
             chosen[name] = Signal(name=f"is_{name.lower()}")
             code = view(SPEC, name, self.word).opcode
-            m.d.comb += chosen[name].eq((code == command.opcode) & legal(command, self.word))
+            m.d.comb += chosen[name].eq((code == command.opcode) & legal(SPEC, command, self.word))
         return chosen
 
     def _execute(
