@@ -16,12 +16,14 @@ from bankside.cache import atomic_write
 from bankside.cli_support import common_options, emit, finish
 from bankside.config import HardwareConfig, preset_names
 from bankside.config_array import ArrayHardware
+from bankside.config_npu import NpuHardware
 from bankside.errors import ConfigError
 from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.dram.standard import STALL_TAGS, DramStandard
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.isa.emit_c import c_header
 from bankside.isa.machine import Machine
+from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
 from bankside.isa.spec import Spec, load_spec, spec_names
 
 _REGION = re.compile(
@@ -164,6 +166,20 @@ def array_preset_table() -> str:
     return markdown(head, rows)
 
 
+def npu_preset_table() -> str:
+    """Machines of the `npu` engine that come with the package."""
+    rows = []
+    for name in preset_names("npu"):
+        machine = NpuMachine.of(NpuHardware.load(name))
+        npu = machine.config.npu
+        rows.append((f"`{name}`", machine.macs, npu.profile, machine.bus_bytes,
+                     machine.weight_port_bytes, npu.shared_words * WORD_BYTES // 1024,
+                     npu.weight_bytes // 1024))  # fmt: skip
+    head = ("preset", "MACs per cycle", "profile", "data port, bytes", "weight port, bytes",
+            "shared buffer, KiB", "weight buffer, KiB")  # fmt: skip
+    return markdown(head, rows)
+
+
 def cli_table() -> str:
     """Sub-commands, as `bankside --help` lists them."""
     root = click.get_current_context().find_root()
@@ -177,6 +193,7 @@ def tables() -> dict[str, Callable[[], str]]:
     """Every table by name."""
     found: dict[str, Callable[[], str]] = {
         "cli": cli_table, "presets": preset_table, "presets.array": array_preset_table,
+        "presets.npu": npu_preset_table,
         "dram.parameters": dram_parameters,
     }  # fmt: skip
     for family in _families():
