@@ -11,7 +11,7 @@ import numpy as np
 
 from bankside.isa import numerics_npu as ref
 from bankside.isa.npu_machine import MAC_LATENCY, OUTPUT_LATENCY, SETUP, NpuMachine
-from bankside.isa.npu_weights import PACKED, RAW8, W4, WeightLayout, packed_tile
+from bankside.isa.npu_weights import PACKED, RAW8, W4, WeightLayout
 from bankside.isa.spec import load_spec
 
 _SPEC = load_spec("npu")
@@ -398,4 +398,4 @@ class _Tiles:
         self.m_end.append(m_end)
 
 
-__all__ = ["Clock", "Cycles", "Image", "Layer", "expected_shared", "packed_tile", "random_layer"]
+__all__ = ["Clock", "Cycles", "Image", "Layer", "expected_shared", "random_layer"]

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from bankside.hw.lib.testing import simulate
+from bankside.hw.npu.mac import engine, feed, results
 from bankside.hw.npu.mac.engine import MacEngine
 from bankside.hw.npu.operation import opcode, register_shapes
 from bankside.isa.machines import load_machine
@@ -32,7 +33,10 @@ def _run(machine: NpuMachine, image: Image, layers: list[Layer], limit: int) -> 
     """Run the layers on the engine; `image.shared` is changed by it."""
     dut, seen = MacEngine(machine), Cycles()
     reads = [(dut.read0, image.shared, 32), (dut.read1, image.shared, 32)]
-    reads += [(dut.read2, image.shared, 32), (dut.weights, image.weights, dut_port(machine))]
+    reads += [
+        (dut.read2, image.shared, 32),
+        (dut.weights, image.weights, machine.weight_port_bytes),
+    ]
 
     async def buffers(ctx) -> None:
         signals = [s for port, _, _ in reads for s in (port.en, port.address)]
@@ -87,10 +91,6 @@ def _run(machine: NpuMachine, image: Image, layers: list[Layer], limit: int) -> 
     return seen
 
 
-def dut_port(machine: NpuMachine) -> int:
-    return machine.weight_port_bytes
-
-
 def _check(machine: NpuMachine, image: Image, layers: list[Layer]) -> None:
     clock = Clock(machine)
     head = 0
@@ -136,3 +136,43 @@ def test_chain(name: str, seed: int) -> None:
         for _ in range(8)
     ]
     _check(machine, image, layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", [f"{p}_{n}" for p in ("u55", "llm") for n in (32, 64, 128, 256)])
+def test_long_chain(name: str, seed: int) -> None:
+    """The whole range of channels, with any share of `depend`."""
+    machine = _machine(name)
+    random = Random(f"long {name}{seed}")
+    image = Image(machine, random)
+    kinds = ("CONV", "DEPTHWISE", "POOL") + (("MATMUL",) if machine.wide else ())
+    share = random.choice((0, 0.5, 1))
+    layers = [
+        random_layer(image, random.choice(kinds), depend=random.random() < share) for _ in range(5)
+    ]
+    _check(machine, image, layers)
+
+
+@pytest.mark.parametrize(
+    "module,name,value",
+    [
+        (engine, "MAC_LATENCY", 5),
+        (engine, "MAC_LATENCY", 7),
+        (feed, "_INT8_MIN", 0),
+        (results, "_CLAMP", 5),
+        (results, "TABLE_WORDS", 4),
+    ],
+)
+def test_known_bad(monkeypatch: pytest.MonkeyPatch, module, name: str, value: int) -> None:
+    """The checks above find an engine that is wrong in one number."""
+    monkeypatch.setattr(module, name, value)
+    machine = _machine("llm_32")
+    image = Image(machine, Random(name))
+    layers = [
+        random_layer(image, kind, small=True, depend=1, lut_enable=kind == "CONV", pad_top=4)
+        for kind in ("CONV", "POOL", "POOL", "CONV")
+    ]
+    layers[1].mode = layers[2].mode = 0
+    with pytest.raises(AssertionError):
+        _check(machine, image, layers)

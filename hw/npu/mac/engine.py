@@ -175,9 +175,9 @@ class MacEngine(wiring.Component):
             ]
             for i in range(rate):
                 m.d.comb += lanes.lane[i].eq(self._place(feed, q * rate + i))
-            self._weights(m, tiles, lanes, group)
+            self._weights(m, feed, tiles, lanes, group)
 
-    def _weights(self, m: Module, tiles, lanes: Unit, group: int) -> None:
+    def _weights(self, m: Module, feed: ActivationFeed, tiles, lanes: Unit, group: int) -> None:
         """Tiles of one group of lanes."""
         rate = self.machine.output_rate
         for i in range(rate):
@@ -194,6 +194,7 @@ class MacEngine(wiring.Component):
         if self.machine.wide:
             own = slice(group * rate, (group + 1) * rate)
             m.d.comb += [lanes.s_en.eq(tiles.s_en[own]), lanes.w_alone.eq(tiles.w_alone)]
+            m.d.comb += [lanes.w4.eq(feed.w4), lanes.zero2.eq(feed.zero2)]
         else:
             m.d.comb += lanes.w_part.eq(tiles.w_part)
 

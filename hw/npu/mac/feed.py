@@ -25,7 +25,7 @@ class ActivationFeed(wiring.Component):
     -------
     work_valid : In(1), work : In(work_layout), word : In(256)
         Cycle of a read; `word` is the data port.
-    load : Out(1), slot, part, single, pool, offset : Out
+    load : Out(1), slot, part, single, pool, offset, w4, zero2 : Out
         Operands are taken at the end of this cycle.
     multiply, accumulate : Out(1), first, maximum : Out(1), address : Out
         One and two cycles after that.
@@ -48,7 +48,8 @@ class ActivationFeed(wiring.Component):
                 "work": In(work_layout(machine)),
                 "word": In(8 * WORD_BYTES),
                 **dict.fromkeys(flags, Out(1)),
-                "slot": Out(1),
+                **dict.fromkeys(("slot", "w4"), Out(1)),
+                "zero2": Out(signed(8)),
                 "part": Out(range(_PARTS)),
                 "offset": Out(shapes["offset"]),
                 "address": Out(shapes["address"]),
@@ -71,7 +72,10 @@ class ActivationFeed(wiring.Component):
             now.eq(Mux(begins, fresh, held)),
             self.load.eq(begins | (left != 0)),
             self.part.eq(Mux(begins, 0, part)),
-            *(getattr(self, n).eq(now[n]) for n in ("slot", "single", "pool", "offset")),
+            *(
+                getattr(self, n).eq(now[n])
+                for n in ("slot", "single", "pool", "offset", "w4", "zero2")
+            ),
         ]
         with m.If(begins):
             m.d.sync += [held.eq(fresh), left.eq(fresh.parts - 1), part.eq(1)]

@@ -123,7 +123,7 @@ class Setup(wiring.Component):
             job.row.eq(op.weight_mode if self.machine.wide else 0),
             job.w4.eq(~matmul & ~pool & (op.weight_format == _ENUMS["weight_format"]["w4"])),
             job.zero.eq(Mux(pool, 0, op.ifm_zero)),
-            job.zero2.eq(op.ifm2_zero),
+            job.zero2.eq(Mux(matmul, op.ifm2_zero, 0)),
         ]
         with m.If(matmul):
             # A matrix is a feature map that is walked position by position.

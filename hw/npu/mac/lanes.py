@@ -18,7 +18,7 @@ SCALE_BITS = 6
 
 
 def weight_bits(machine: NpuMachine) -> int:
-    """Bits of a weight in a tile: rows of MATMUL lie there without their zero point."""
+    """Bits of a weight as an operand; rows of MATMUL have a zero point."""
     return OPERAND_BITS if machine.wide else 8
 
 
@@ -44,9 +44,9 @@ class LaneGroup(wiring.Component):
         Only one weight per lane counts, that of `w_first` (wide profile).
     s_en : In(A), s_data : In(A of 6)
         Scale of a tile (wide profile).
-    load, slot, part, single, pool : In
-        `single`: only the product of `lane` (one-hot per lane) counts, with the first weight of the
-        tile, or 1 for `pool`.
+    load, slot, part, single, pool : In; w4, zero2 : In (wide profile)
+        Weights are numbers of 4 bits, or bytes with a zero point. `single`: only the product of
+        `lane` (one-hot per lane) counts, with the first weight of the tile, or 1 for `pool`.
     lane : In(A of 8)
     x : In(8 of signed(9))
     multiply, accumulate : In(1)
@@ -62,18 +62,20 @@ class LaneGroup(wiring.Component):
 
     def __init__(self, machine: NpuMachine) -> None:
         self.machine = machine
-        lanes, bits = machine.output_rate, weight_bits(machine)
+        lanes = machine.output_rate
         address = accumulator_index_bits(machine) + 1
         if machine.wide:
             tile = {
-                "w_data": In(data.ArrayLayout(WORD_BYTES * bits, lanes)),
+                "w_data": In(data.ArrayLayout(8 * WORD_BYTES, lanes)),
+                "w4": In(1),
+                "zero2": In(signed(8)),
                 "w_alone": In(1),
-                "w_first": In(data.ArrayLayout(signed(8), lanes)),
+                "w_first": In(data.ArrayLayout(8, lanes)),
                 "s_en": In(lanes),
                 "s_data": In(data.ArrayLayout(SCALE_BITS, lanes)),
             }
         else:
-            tile = {"w_data": In(data.ArrayLayout(DEPTH * bits, lanes)), "w_part": In(2)}
+            tile = {"w_data": In(data.ArrayLayout(8 * DEPTH, lanes)), "w_part": In(2)}
         flags = ("load", "slot", "single", "pool", "multiply", "accumulate", "first", "maximum")
         super().__init__(
             {
@@ -115,8 +117,7 @@ class LaneGroup(wiring.Component):
 
     def _wide_tiles(self, m: Module) -> list[list]:
         """As `_narrow_tiles`; the parts are written at once, so each has its memory."""
-        lanes, bits = self.machine.output_rate, weight_bits(self.machine)
-        size = DEPTH * bits
+        lanes, size = self.machine.output_rate, 8 * DEPTH
         words = []
         for part in range(_PARTS):
             tiles = memory.Memory(shape=lanes * size, depth=2, init=[])
@@ -124,7 +125,8 @@ class LaneGroup(wiring.Component):
             write, read = tiles.write_port(granularity=size), tiles.read_port(domain="comb")
             fields = [self.w_data[a].word_select(part, size) for a in range(lanes)]
             if part == 0:
-                fields = [self._first(m, a, field) for a, field in enumerate(fields)]
+                alone = zip(self.w_first, fields, strict=True)
+                fields = [Cat(Mux(self.w_alone, w, f[:8]), f[8:]) for w, f in alone]
             m.d.comb += [
                 write.en.eq(self.w_en),
                 write.addr.eq(self.w_slot),
@@ -137,13 +139,13 @@ class LaneGroup(wiring.Component):
             for part in range(_PARTS):
                 with m.Case(part):
                     m.d.comb += word.eq(words[part])
-        return [_split(word.word_select(a, size), bits) for a in range(lanes)]
+        return [self._numbers(word.word_select(a, size)) for a in range(lanes)]
 
-    def _first(self, m: Module, a: int, weights: Value) -> Value:
-        """The first 8 weights of a tile, or the only one."""
-        first = Signal(signed(OPERAND_BITS), name=f"first{a}")
-        m.d.comb += first.eq(Mux(self.w_alone, self.w_first[a], weights[:OPERAND_BITS].as_signed()))
-        return Cat(first, weights[OPERAND_BITS:])
+    def _numbers(self, part: Value) -> list[Value]:
+        """8 weights of 4 bits or of bytes, without their zero point (rows of MATMUL)."""
+        narrow, wide = _split(part[: 4 * DEPTH], 4), _split(part, 8)
+        pairs = zip(narrow, wide, strict=True)
+        return [Mux(self.w4, number, byte - self.zero2) for number, byte in pairs]
 
     def _products(self, m: Module, a: int, weights: list) -> Signal:
         """Sum of 8 products, one cycle after the operands."""

@@ -38,7 +38,8 @@ def work_layout(machine: NpuMachine) -> data.StructLayout:
             "channels": range(WORD_BYTES + 1),
             "offset": range(WORD_BYTES),
             "address": accumulator_index_bits(machine) + 1,
-            "zero": signed(8),
+            **dict.fromkeys(("zero", "zero2"), signed(8)),
+            "w4": 1,
         }
     )
 
@@ -245,7 +246,10 @@ class Steps(wiring.Component):
         with m.If(round_end):
             m.d.sync += index.eq(Mux(self.step_end, 0, index + 1))
         m.d.comb += [
-            *(work[name].eq(job[name]) for name in ("single", "pool", "maximum", "row", "zero")),
+            *(
+                work[name].eq(job[name])
+                for name in ("single", "pool", "maximum", "row", "w4", "zero", "zero2")
+            ),
             work.position.eq(cycle),
             work.last.eq(cycle + 1 == positions),
             work.slot.eq(slot),

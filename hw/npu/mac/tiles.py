@@ -1,15 +1,15 @@
 """Weight unit of the wide profile: raw8, w4 and rows of MATMUL into the tiles of the lanes."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from bankside.hw.npu.mac.job import geometry_layout, step_job_layout
-from bankside.hw.npu.mac.lanes import OPERAND_BITS, SCALE_BITS
+from bankside.hw.npu.mac.lanes import SCALE_BITS
 from bankside.hw.npu.mac.nest import StepNest
 from bankside.hw.npu.ports import shared_read, weight_read
-from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
+from bankside.isa.npu_machine import DEPTH, WORD_BYTES, NpuMachine
 
 __all__ = ["BlockLoop", "TileFeed", "TileRoom", "wide_tile_words"]
 
@@ -119,7 +119,7 @@ class TileFeed(wiring.Component):
     def __init__(self, machine: NpuMachine) -> None:
         self.machine = machine
         lanes = machine.lanes
-        weights = data.ArrayLayout(WORD_BYTES * OPERAND_BITS, machine.channels)
+        weights = data.ArrayLayout(8 * WORD_BYTES, machine.channels)
         super().__init__(
             {
                 "job": In(step_job_layout(machine)),
@@ -145,7 +145,6 @@ class TileFeed(wiring.Component):
                 "address": address,
                 "word": range(machine.lanes),
                 **dict.fromkeys(("slot", "exists", "matmul", "single", "row", "w4"), 1),
-                "zero2": signed(8),
             }
         )
 
@@ -175,7 +174,7 @@ class TileFeed(wiring.Component):
         slot = Signal()
         m.d.sync += slot.eq(slot ^ last)
         m.d.comb += [
-            *(tag[name].eq(job[name]) for name in ("matmul", "single", "row", "w4", "zero2")),
+            *(tag[name].eq(job[name]) for name in ("matmul", "single", "row", "w4")),
             tag.word.eq(word),
             tag.slot.eq(slot),
             tag.exists.eq(word < loop.outputs),
@@ -289,20 +288,13 @@ class TileFeed(wiring.Component):
         return Mux(tag.row, row_scale, grid_scale), ~tag.row | (tag.word == at)
 
     def _set(self, tag: data.View, parity: int, lane: int) -> Value:
-        """32 weights of a lane in an even or odd row of lanes."""
+        """32 weights of a lane in an even or odd row of lanes, as they came: bytes, or (w4) in the
+        lower half of each 8 bytes 8 numbers.
+        """
         word = self.weights.data
-        row = Cat(
-            (self.rows.data.word_select(j, 8).as_signed() - tag.zero2)[:OPERAND_BITS]
-            for j in range(WORD_BYTES)
-        )
         low = word.word_select(lane, 4 * WORD_BYTES)
         high = word.word_select(self.machine.channels * parity + lane, 4 * WORD_BYTES)
-        numbers = _extended(Mux(tag.row, high, low), 4)
-        raw = _extended(word.word_select(lane, 8 * WORD_BYTES), 8)
-        return Mux(tag.matmul, row, Mux(tag.w4, numbers, raw))
-
-
-def _extended(numbers: Value, bits: int) -> Value:
-    """32 signed numbers of `bits` bits, each to the width of an operand."""
-    fields = (numbers.word_select(j, bits) for j in range(WORD_BYTES))
-    return Cat(Cat(field, *[field[-1]] * (OPERAND_BITS - bits)) for field in fields)
+        numbers = Mux(tag.row, high, low)
+        parts = [Cat(numbers.word_select(k, 4 * DEPTH), Const(0, 4 * DEPTH)) for k in range(4)]
+        raw = word.word_select(lane, 8 * WORD_BYTES)
+        return Mux(tag.matmul, self.rows.data, Mux(tag.w4, Cat(parts), raw))
