@@ -265,6 +265,12 @@ def test_other_uses_of_the_clock_are_seen(line, only):
     assert rising_edges_only(text) is only
 
 
+def test_long_port_lists_are_no_use_of_the_clock():
+    """They span lines."""
+    text = "module m(a,\n  b, clk);\n  input clk;\n  wire clk;\nendmodule\n"
+    assert rising_edges_only(text)
+
+
 def test_waves_are_windowed(verilog, tmp_path):
     driver = Driver(verilog, trace=True)
     driver.step(10)
