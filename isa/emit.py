@@ -22,6 +22,7 @@ from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.dram.standard import STALL_TAGS, DramStandard
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.isa.emit_c import c_header
+from bankside.isa.emit_rdl import npu_rdl
 from bankside.isa.machine import Machine
 from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
 from bankside.isa.spec import Spec, load_spec, spec_names
@@ -245,6 +246,17 @@ def refresh(files: Iterable[Path], *, write: bool) -> tuple[list[Path], list[str
     return stale, [name for name in known if name not in shown]
 
 
+def refresh_whole(texts: Mapping[Path, str], *, write: bool) -> list[Path]:
+    """Generated files that are missing or stale (rewritten when `write`)."""
+    stale = []
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+            if write:
+                atomic_write(path, text)
+    return stale
+
+
 def documents() -> list[Path]:
     """README.md and docs/*.md of the source checkout."""
     root = Path(__file__).resolve().parents[1]
@@ -258,10 +270,13 @@ def documents() -> list[Path]:
 @click.option("--check", is_flag=True, help="Change nothing; exit code 1 when a table is stale.")
 @common_options
 def command(check: bool, as_json: bool, out: Path | None) -> None:
-    """Write the generated tables into README.md and docs/; with --out, C headers, too."""
+    """Write the generated tables into README.md and docs/, and the SystemRDL of the host registers;
+    with --out, C headers, too.
+    """
     files = documents()
     stale, missing = refresh(files, write=not check)
     root = files[0].parent
+    stale += refresh_whole({root / "hw" / "npu" / "registers.rdl": npu_rdl()}, write=not check)
     names = [str(path.relative_to(root)) for path in stale]
     headers = []
     for engine in spec_names() if out is not None else ():
