@@ -33,6 +33,10 @@ from bankside.mapping.lower_npu.storage import Layout, Op, from_bytes, to_bytes
 from bankside.mapping.lower_npu.weights import WeightPlanner
 from bankside.mapping.npu_graph import Graph, Tensor
 
+#: Parts of the free words that stripes of one layer may take; those of the next are fetched
+#: meanwhile, so less is tried when the buffers do not fit together.
+_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -141,23 +145,25 @@ class Compiler:
         lowering = Lowering(self.machine, self._weights)
         planner = Planner(self.machine, graph, lowering)
         spilled: set[int] = set()
+        shares = list(_SHARES)
         while True:
             try:
-                return self._attempt(graph, lowering, planner, spilled, measured)
+                return self._attempt(graph, lowering, planner, spilled, shares[0], measured)
             except Full as full:
                 more = _next_spill(planner, spilled, full)
-                if not more:
+                if not more and len(shares) == 1:
                     raise too_large(self.machine, planner, full) from None
                 spilled |= more
+                shares = shares if more else shares[1:]
 
     def _attempt(
         self, graph: Graph, lowering: Lowering, planner: Planner, spilled: set[int],
-        measured: tuple[str, str] | None,
+        share: float, measured: tuple[str, str] | None,
     ) -> Compiled:  # fmt: skip
         """Raises Full."""
         slots = Slots(0, 0)
         for _ in range(3):
-            plan = planner.plan(spilled, self._room(slots))
+            plan = planner.plan(spilled, self._room(slots), share)
             found = Slots.of(self.machine, plan.ops)
             if found == slots:
                 break
@@ -170,7 +176,7 @@ class Compiler:
         if allocation is None:
             words, at = most_alive(held)
             raise Full(_layer_at(graph, events, -at), max(words, room + 1), room)
-        image = Image(self.machine, graph, plan.spilled)
+        image = Image(self.machine, graph, planner.loaded, plan.spilled)
         emitter = Emitter(self.machine, image, measured)
         program = emitter.emit(events)
         report = self._report(lowering, graph, plan, events, allocation, slots, program)

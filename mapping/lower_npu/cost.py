@@ -28,7 +28,8 @@ class MacShape:
     """A CONV, DEPTHWISE, MATMUL or POOL.
 
     places: of the window. inputs: channels of CONV and MATMUL, else 0. tile_words: cycles of the
-    weight unit per tile in grid and row mode (0: none). packed: a decoder follows. per_channel: a
+    weight unit per tile in grid and row mode (0: none). moved: cycles of the transfers of all tiles
+    in both modes. packed: a decoder follows. per_channel: a
     record for each output, else one. scaled: records at all. table: `lut_enable`.
     """
 
@@ -37,6 +38,7 @@ class MacShape:
     places: int
     inputs: int
     tile_words: tuple[float, float]
+    moved: tuple[float, float] = (0, 0)
     packed: bool = False
     scaled: bool = True
     per_channel: bool = True
@@ -53,8 +55,10 @@ class Choice:
 
 
 def choose(machine: NpuMachine, shape: MacShape) -> Choice:
-    """The mode and block of the fewest cycles; of equal ones the larger block."""
-    best: Choice | None = None
+    """Mode and block of the fewest cycles, or of the fewest for moving weights where that takes
+    longer; of equal ones the larger block.
+    """
+    best: tuple[tuple[float, float], Choice] | None = None
     for row in (False, True) if machine.wide else (False,):
         micro = 1 if row else machine.positions
         most = min(machine.config.npu.accumulators, -(-shape.positions // micro) * micro)
@@ -62,10 +66,11 @@ def choose(machine: NpuMachine, shape: MacShape) -> Choice:
             {min(b, most) for b in range(micro, most + micro, micro)}, reverse=True
         ):
             cycles = mac_cycles(machine, shape, row, block)
-            if best is None or cycles < best.cycles:
-                best = Choice(row, block, cycles)
+            key = max(cycles, shape.moved[row]), cycles
+            if best is None or key < best[0]:
+                best = key, Choice(row, block, cycles)
     assert best is not None
-    return best
+    return best[1]
 
 
 def mac_cycles(machine: NpuMachine, shape: MacShape, row: bool, block: int) -> float:

@@ -20,6 +20,7 @@ from bankside.mapping.lower_npu.storage import (
     Place,
     Store,
     bank_words,
+    to_bytes,
 )
 from bankside.mapping.npu_graph import Graph, Tensor
 
@@ -33,11 +34,18 @@ _MOST_WAITED = 15
 class Image:
     """Main memory: constants and weights, inputs, outputs, tensors that do not fit elsewhere."""
 
-    def __init__(self, machine: NpuMachine, graph: Graph, spilled: Sequence[Tensor]) -> None:
+    def __init__(
+        self, machine: NpuMachine, graph: Graph, loaded: Sequence[Tensor],
+        spilled: Sequence[Tensor],
+    ) -> None:  # fmt: skip
         self.machine, self.sizes = machine, [0, 0, 0, 0]
         self.places: dict[int, tuple[int, int]] = {}
         self._blobs: list[bytes] = []
         self._known: dict[bytes, int] = {}
+        for tensor in loaded:
+            assert tensor.data is not None
+            data = to_bytes(tensor.data, tensor, Layout.of(machine, tensor))
+            self.places[id(tensor)] = CONSTANTS, self.constant(data)
         for region, tensors in ((OUTPUTS, graph.outputs), (INPUTS, graph.inputs),
                                 (SCRATCH, spilled)):  # fmt: skip
             for tensor in tensors:

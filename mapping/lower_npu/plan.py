@@ -54,6 +54,12 @@ class Planner:
     def __init__(self, machine: NpuMachine, graph: Graph, lowering: Lowering) -> None:
         self.machine, self.graph, self.lowering = machine, graph, lowering
         self.tensors = list(graph.tensors())
+        # Large constants are loaded like inputs; small ones come in slots (`schedule`).
+        self.loaded = [
+            t for t in self.tensors
+            if t.data is not None and Layout.of(machine, t).words > bank_words(machine)
+        ]  # fmt: skip
+        self._own = {id(t) for t in self.tensors if t.data is None or t in self.loaded}
         self._viewed = {
             id(t.of) for layer in graph.layers for t in (*layer.inputs, layer.output) if t.of
         }
@@ -61,7 +67,7 @@ class Planner:
     # --- what may live in main memory -----------------------------------------------------------
     def spillable(self, tensor: Tensor) -> bool:
         """Its layers can work on stripes of it."""
-        if tensor.persistent or tensor.data is not None or id(tensor) in self._viewed:
+        if tensor.persistent or id(tensor) not in self._own or id(tensor) in self._viewed:
             return False
         for layer in self.graph.layers:
             if not any(t is tensor for t in (*layer.inputs, layer.output)):
@@ -74,12 +80,16 @@ class Planner:
 
     def free(self, tensor: Tensor) -> bool:
         """It passes through main memory anyway."""
-        return any(tensor is t for t in (*self.graph.inputs, *self.graph.outputs))
+        return self._given(tensor) or any(tensor is t for t in self.graph.outputs)
+
+    def _given(self, tensor: Tensor) -> bool:
+        """It comes from main memory."""
+        return any(tensor is t for t in (*self.graph.inputs, *self.loaded))
 
     def live(self, index: int) -> list[Tensor]:
-        """Tensors (no constants) that are needed while a layer runs."""
-        return [t for t in self.tensors if t.data is None and self._span(t)[0] <= index
-                and index <= self._span(t)[1]]  # fmt: skip
+        """Tensors (no small constants) that are needed while a layer runs."""
+        spans = ((t, *self._span(t)) for t in self.tensors if id(t) in self._own)
+        return [t for t, first, last in spans if first <= index <= last]
 
     def _span(self, tensor: Tensor) -> tuple[int, int]:
         layers = self.graph.layers
@@ -92,12 +102,13 @@ class Planner:
         return (uses[0], uses[-1]) if uses else (0, 0)
 
     # --- plan -----------------------------------------------------------------------------------
-    def plan(self, spilled: set[int], room: int) -> Plan:
-        """Operations with the tensors of `spilled` (ids) in main memory; room: words for tensors.
+    def plan(self, spilled: set[int], room: int, share: float) -> Plan:
+        """Operations with the tensors of `spilled` (ids) in main memory; room: words for tensors,
+        share: part of those left that the stripes of a layer may take.
 
         Raises Full when a layer does not fit even in stripes of one row.
         """
-        self._spilled, self._room = spilled, room
+        self._spilled, self._room, self._share = spilled, room, share
         self._stores: dict[int, list[Store]] = {}
         self._loaded: set[int] = set()
         buffers, persistent = self._buffers(spilled)
@@ -114,7 +125,7 @@ class Planner:
         """Persistent tensors lie first, in the order in which they are listed."""
         buffers, address = {}, 0
         for tensor in self.tensors:
-            if tensor.data is not None or id(tensor) in spilled:
+            if id(tensor) not in self._own or id(tensor) in spilled:
                 continue
             layout = Layout.of(self.machine, tensor)
             buffers[id(tensor)] = Buffer(tensor.name, layout.words, self._unit())
@@ -147,7 +158,7 @@ class Planner:
         """A tensor, view or constant in the shared buffer."""
         base = tensor.base
         layout = Layout.of(self.machine, base)
-        if base.data is not None:
+        if base.data is not None and id(base) not in self._own:
             target = self.lowering.constant(to_bytes(base.data, base, layout))
         else:
             target = buffers[id(base)]
@@ -165,7 +176,7 @@ class Planner:
         resident = sum(
             Layout.of(self.machine, t).words for t in self.live(index) if id(t) not in self._spilled
         )
-        room = (self._room - resident) // bank * bank
+        room = int((self._room - resident) * self._share) // bank * bank
         needed = 0
         for count in range(1, height + 1):
             step = -(-height // count)
@@ -226,11 +237,10 @@ class Planner:
 
     # --- whole tensors --------------------------------------------------------------------------
     def _first_loads(self, layer: Layer, buffers: dict[int, Buffer]) -> Iterator[Load]:
-        """Inputs of the graph come before the first layer that reads them."""
+        """Inputs and large constants come before the first layer that reads them."""
         for tensor in layer.inputs:
             base = tensor.base
-            given = any(base is t for t in self.graph.inputs)
-            if given and id(base) not in self._spilled and id(base) not in self._loaded:
+            if self._given(base) and id(base) not in self._spilled and id(base) not in self._loaded:
                 self._loaded.add(id(base))
                 buffer = buffers[id(base)]
                 yield Load(buffer, 0, base, 0, buffer.words * WORD_BYTES)

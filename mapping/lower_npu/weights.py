@@ -61,7 +61,8 @@ class WeightPlanner:
         form = self._format(layer)
         shape = mac_shape(layer)
         words = tuple(self._mean_words(layer, form, row) for row in (False, True))
-        shape = replace(shape, tile_words=words, packed=form == PACKED)
+        moved = tuple(self._moved(layer, form, row, words[row]) for row in (False, True))
+        shape = replace(shape, tile_words=words, moved=moved, packed=form == PACKED)
         choice = choose(self.machine, shape)
         groups = self._groups(layer, form, choice.row)
         size, scattered = self._size(layer, groups, shape, choice)
@@ -117,6 +118,12 @@ class WeightPlanner:
         groups = self._groups(layer, form, row)
         size = sum(len(part) for part in groups)
         return size / self.machine.weight_port_bytes / (layout.groups * layout.steps)
+
+    def _moved(self, layer: Conv2d | Depthwise, form: int, row: bool, words: float) -> float:
+        """Cycles of the transfers of a layer."""
+        layout = self._layout(layer, form, row, layer.output.shape[2])
+        size = layout.groups * layout.steps * words * self.machine.weight_port_bytes
+        return transfer_cycles(self.machine, math.ceil(size))
 
     # --- sizes of pieces ------------------------------------------------------------------------
     def _size(
