@@ -20,7 +20,7 @@ from bankside.sim.elaborate import to_rtlil
 from bankside.sim.golden.array import ArrayGolden
 from bankside.sim.golden.pim import PimGolden
 from bankside.sim.random_programs import random_programs
-from bankside.sim.rtl.tops import top_of
+from bankside.sim.rtl.tops import TOPS, top_of
 from bankside.sim.timing.array import ArrayTiming
 from bankside.sim.timing.pim import PimTiming
 from bankside.sim.timing.stalls import STALLS
@@ -102,16 +102,17 @@ def test_array_presets_run_on_golden_and_timing(name):
 
 
 LARGE = ("dimm_pim", "pim_ddr", "array_32x32")
+EXPORTED = [name for engine in TOPS for name in preset_names(engine)]
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if not n.startswith(LARGE)])
+@pytest.mark.parametrize("name", [n for n in EXPORTED if not n.startswith(LARGE)])
 def test_presets_elaborate(name):
     top, module = top_of(load_machine(name))
     assert f"module \\{module}\n" in to_rtlil(top, module)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith(LARGE)])
+@pytest.mark.parametrize("name", [n for n in EXPORTED if n.startswith(LARGE)])
 def test_large_presets_elaborate(name):
     top, module = top_of(load_machine(name))
     assert f"module \\{module}\n" in to_rtlil(top, module)

@@ -176,7 +176,7 @@ def test_duplicate_command_in_the_file(tmp_path, monkeypatch):
 
 
 def test_unknown_engine_lists_the_known_ones():
-    with pytest.raises(SpecError, match=r"no command set for engine 'pin'; known: array, pim"):
+    with pytest.raises(SpecError, match=r"no command set for engine 'pin'; known: array, npu, pim"):
         load_spec("pin")
     assert "pim" in spec_names()
 

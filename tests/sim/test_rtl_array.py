@@ -143,7 +143,7 @@ def test_banks_live_on_until_reset(rtl):
 
 
 def test_executions_by_engine():
-    assert set(EXECUTIONS) == {"pim", "array"}
+    assert set(EXECUTIONS) == {"pim", "array", "npu"}
     assert isinstance(make_engine("golden", MACHINE), ArrayGolden)
     assert isinstance(make_engine("timing", MACHINE), ArrayTiming)
     with pytest.raises(ConfigError, match="choose from: golden, timing, rtl"):

@@ -213,6 +213,7 @@ def test_a_machine_without_products_of_activations_is_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif("rtl" not in NPU_EXECUTIONS, reason="no compiled execution yet")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_on_npu", "generate_on_npu"])
 def test_the_examples_run_on_the_rtl(tmp_path: Path, name: str, real_rtl: None) -> None:
