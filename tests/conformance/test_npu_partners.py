@@ -3,6 +3,7 @@ is named.
 """
 
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,7 @@ def missing_of_register(name: str) -> list[str]:
     places = {
         "isa/npu_commands.py: its check, or sim/golden: its use": used,
         "sim/timing/npu*.py: its use, or TIMELESS here": f'"{name}"' in TIMING or name in TIMELESS,
-        "hw/npu: its use": f'"{name}"' in RTL,
+        "hw/npu: its use": re.search(rf'"{name}"|state\.{name}\b', RTL) is not None,
         "isa/npu.yaml: its number": len(lines) == 1,
     }
     return [f"register {name} lacks {place}" for place, ok in places.items() if not ok]
