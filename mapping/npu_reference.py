@@ -18,15 +18,12 @@ from bankside.isa.numerics_npu import Output, Scales
 from bankside.mapping.npu_graph import Graph, Layer, Tensor
 from bankside.mapping.npu_layers import (
     Conv2d,
-    Copy,
     Depthwise,
     Elementwise,
-    Lut,
     MatMul,
     Normalisation,
     Pool,
     Scaled,
-    Softmax,
     Windowed,
 )
 
@@ -157,4 +154,53 @@ _BY_KIND: dict[str, Callable[..., I64]] = {
     "copy": lambda layer, x: x.transpose(layer.order).reshape(layer.output.shape),
 }
 
-__all__ = ["Copy", "Lut", "Softmax", "integers", "whole_weights", "windows"]
+
+# --- real numbers -------------------------------------------------------------------------------
+
+
+def real(layer: Layer, *inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The result of a layer on real inputs: its integer parameters taken for the numbers that they
+    stand for, nothing rounded or cut but by a table.
+    """
+    forms = [t.form for t in layer.inputs]
+    out = layer.output.form
+    if isinstance(layer, Conv2d | Depthwise | MatMul):
+        step = layer.mult * 2.0 ** (layer.shift - 31.0) * out.scale
+        units = [x / form.scale for x, form in zip(inputs, forms, strict=True)]
+        return _real_sum(layer, units) * step
+    if isinstance(layer, Elementwise):
+        return _real_elementwise(layer, *(x / f.scale for x, f in zip(inputs, forms, strict=True)))
+    if isinstance(layer, Normalisation):
+        return _real_norm(layer, inputs[0] / forms[0].scale) * out.scale
+    whole = [form.quantise(x) for x, form in zip(inputs, forms, strict=True)]
+    return out.real(_BY_KIND[layer.kind](layer, *whole))
+
+
+def _real_sum(layer: Conv2d | Depthwise | MatMul, units: list) -> NDArray[np.float64]:
+    if isinstance(layer, MatMul):
+        return units[0] @ units[1][0].T
+    parts = windows(layer, units[0], 0)
+    if isinstance(layer, Depthwise):
+        return np.einsum("hwyxc,cyx->hwc", parts, layer.weights.astype(float)) + layer.bias
+    return np.einsum("hwyxi,oyxi->hwo", parts, whole_weights(layer).astype(float)) + layer.bias
+
+
+def _factor(pair: tuple[int, int]) -> float:
+    return pair[0] * 2.0 ** (pair[1] - 31)
+
+
+def _real_elementwise(layer: Elementwise, a: NDArray, b: NDArray) -> NDArray[np.float64]:
+    scale = _factor(layer.o_scale) * layer.output.form.scale
+    if layer.op == "mul":
+        return a * b * scale
+    left = 2.0**layer.left_shift
+    sign = 1 if layer.op == "add" else -1
+    return (a * left * _factor(layer.a_scale) + sign * b * left * _factor(layer.b_scale)) * scale
+
+
+def _real_norm(layer: Normalisation, x: NDArray) -> NDArray[np.float64]:
+    x = x * 256
+    if layer.mode == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    total = (x * x).sum(axis=-1, keepdims=True) + layer.epsilon * 2.0**layer.epsilon_shift
+    return x * layer.gain * 2.0 ** (46 - layer.o_shift) / np.sqrt(total)
