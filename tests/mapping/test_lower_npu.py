@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tests.mapping.npu_graphs import KINDS, RandomGraphs
 
-from bankside.errors import ConfigError
+from bankside.errors import ConfigError, ProgramError
 from bankside.isa.machines import load_machine
 from bankside.isa.npu_machine import NpuMachine
 from bankside.isa.npu_verify import verify, verify_chain
+from bankside.isa.program import Program
 from bankside.mapping.llm.quantise import Affine, multiplier
 from bankside.mapping.lower_npu.compiled import Compiled, Compiler, compile_graph
 from bankside.mapping.lower_npu.single import LAYERS, convolution, fully_connected, product
@@ -77,6 +78,37 @@ def test_networks_that_do_not_fit_are_cut_into_stripes(name: str, words: int) ->
         graph = graphs.graph(4, kinds)
         stripes += [layer.stripes for layer in check(graph, mc).report.layers]
     assert sum(n > 2 for n in stripes) >= 6
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", ["npu_u55_64", "npu_llm_64"])
+def test_reshape_and_concatenation(name: str, bits: int) -> None:
+    form = Affine(0.1, 0, bits)
+    x, other = Tensor("x", (2, 4, 64), form), Tensor("other", (2, 4, 32), form)
+    wide, narrow = Tensor("wide", (1, 2, 256), form), Tensor("narrow", (4, 4, 16), form)
+    same, joined = Tensor("same", (1, 8, 64), form), Tensor("joined", (2, 4, 96), form)
+    layers = [
+        Copy("wide", wide, source=x),
+        Copy("narrow", narrow, source=other),
+        Copy("same", same, source=x),
+        Copy("left", joined.view("left", (0, 0, 0), x.shape), source=x),
+        Copy("right", joined.view("right", (0, 0, 64), other.shape), source=other),
+    ]
+    mc = load_machine(name)
+    graph = Graph("copies", [x, other], layers, [wide, narrow, same, joined])
+    program = check(graph, mc).program
+    # The last COPY moves whole words, as everything is aligned.
+    wide_register = program.spec.enums["register"]["wide"]
+    values = [i.value for i in program.instructions() if i.name == "SET" and i.reg == wide_register]
+    assert values[-1] == 1
+    padded = Tensor("x", (2, 3, 32), form)
+    target = Tensor("y", (1, 6, 32), form)
+    flat = Graph("flat", [padded], [Copy("flat", target, source=padded)], [target])
+    if mc.wide:
+        with pytest.raises(ConfigError, match="rows of 'x' are padded for transfers"):
+            compile_graph(flat, mc)
+    else:
+        check(flat, mc)
 
 
 def test_a_random_network_takes_each_kind_and_views() -> None:
@@ -242,6 +274,66 @@ def test_registers_are_set_only_to_new_values() -> None:
         assert held.get(ins.reg, 0) != ins.value
         held[ins.reg] = ins.value
     assert len(sets) > 50
+
+
+@pytest.mark.parametrize("wait", ["DMA_WAIT", "KERNEL_WAIT"])
+def test_waits_are_not_there_for_nothing(wait: str) -> None:
+    """Without one of them most programs are illegal; without all of them every one."""
+    mc = load_machine("npu_llm_64")
+    refused = total = 0
+    for seed in range(4):
+        graph = RandomGraphs(mc, 300 + seed).graph(8)
+        program = compile_graph(graph, mc).bind(random_inputs(graph))
+        waits = [i for i, ins in enumerate(program.instructions()) if ins.name == wait]
+        for gone in ([w] for w in waits):
+            refused += illegal(without(program, gone), mc)
+            total += 1
+        assert illegal(without(program, waits), mc)
+    assert refused > 0.6 * total
+
+
+def without(program: Program, gone: list[int]) -> Program:
+    words = tuple(w for i, w in enumerate(program.words) if i not in gone)
+    return replace(program, words=words)
+
+
+def illegal(program: Program, mc: NpuMachine) -> bool:
+    try:
+        verify(program, mc)
+    except ProgramError:
+        return True
+    return False
+
+
+def test_operations_start_early_only_where_they_may() -> None:
+    """Chunks of one layer do; a layer that reads the one before does not."""
+    mc = load_machine("npu_llm_64")
+    x = Tensor("x", (2, 2, 32), _FORM)
+    middle, y = Tensor("m", (2, 2, 320), _FORM), Tensor("y", (2, 2, 32), _FORM)
+    rng = np.random.default_rng(2)
+    layers = []
+    for name, source, output in (("first", x, middle), ("second", middle, y)):
+        outputs, inputs = output.shape[2], source.shape[2]
+        weights = rng.integers(-50, 50, (outputs, 3, 3, inputs)).astype(np.int8)
+        layers.append(Conv2d(
+            name, output, source=source, kernel=(3, 3), pad=(1, 1), weights=weights,
+            bias=np.zeros(outputs, np.int32), mult=np.array([1 << 30], np.int32),
+            shift=np.array([-9], np.int32),
+        ))  # fmt: skip
+    graph = Graph("two", [x], layers, [y])
+    program = check(graph, mc).bind(random_inputs(graph))
+    depend, flags, held = program.spec.enums["register"]["depend"], [], 0
+    for ins in program.instructions():
+        held = ins.value if ins.name == "SET" and ins.reg == depend else held
+        if ins.name == "CONV":
+            flags.append(held)
+    assert flags[0] == 0 and 1 in flags and flags.count(0) == 2
+    early = tuple(
+        program.spec.encode("SET", reg=depend, value=1)
+        if ins.name == "SET" and ins.reg == depend else word
+        for ins, word in zip(program.instructions(), program.words, strict=True)
+    )  # fmt: skip
+    assert illegal(replace(program, words=early), mc)
 
 
 def test_weights_come_while_the_operation_before_runs() -> None:
