@@ -274,9 +274,7 @@ class _Checker:
             f"between",
         )
 
-    def _require(
-        self, command: Command, use: Use, written: NDArray[np.bool_], buffer: str
-    ) -> None:
+    def _require(self, command: Command, use: Use, written: NDArray[np.bool_], buffer: str) -> None:
         where, mask = use.mask()
         lacking = mask & ~written[where]
         if lacking.any():
