@@ -225,11 +225,13 @@ REFUSED = {
 
 class Stopped:
     """Runs words on a control whose engines take everything and complete nothing unless told;
-    records what was taken and when the machine stopped.
+    records what was taken and when the machine stopped. taking: False: they take nothing, what is
+    offered is recorded.
     """
 
-    def __init__(self, words, *, stimulus=(), bad=(), cycles=700) -> None:
+    def __init__(self, words, *, stimulus=(), bad=(), cycles=700, taking=True) -> None:
         self.words, self.stimulus, self.bad, self.cycles = words, dict(stimulus), bad, cycles
+        self.taking = taking
         self.taken, self.halted_at, self.status = [], None, None
         self.dut = Control(LLM)
         simulate(self.dut, self.bench)
@@ -241,7 +243,7 @@ class Stopped:
         for cycle in range(self.cycles):
             memory.before(ctx, cycle)
             for name in ("dma", "mac", "vector"):
-                ctx.set(getattr(dut, name).ready, 1)
+                ctx.set(getattr(dut, name).ready, self.taking)
             for name, value in self.stimulus.get(cycle, {}).items():
                 ctx.set(getattr(dut, name), value)
             for name in ("bus_error", "clash", "illegal_weights"):
@@ -311,6 +313,14 @@ def test_faults_of_the_engines_stop_the_control(signals, code, position):
     found = Stopped(words, stimulus={120: signals, **later})
     assert (found.halted_at, found.status) == (121, (code, position))
     assert [name for _, name in found.taken] == ["mac"]
+
+
+def test_what_waits_in_the_queues_is_not_offered_after_a_fault():
+    words = stream(ROWS, DMA, DMA, POOL, "POOL", "DMA_WAIT").words
+    found = Stopped(words, stimulus={150: {"clash": 1, "transfer_position": 1}}, taking=False)
+    assert (found.halted_at, found.status) == (151, (6, 1))
+    for name in ("dma", "mac"):
+        assert max(cycle for cycle, offered in found.taken if offered == name) == 150
 
 
 def test_without_a_fault_the_same_stream_goes_on():

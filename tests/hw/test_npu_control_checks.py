@@ -220,6 +220,7 @@ ROWS = {"rows": 2, "row_bytes": 256, "row_step": 512, "buf_step": 256}
         ({"offset": 256}, 3),
         ({"rows": 1 << 31, "row_step": 1 << 31}, 3),
         ({"rows": 3, "row_step": 1 << 31}, 3),  # the product is 2^32
+        ({"rows": (1 << 17) + 1, "row_step": 1 << 16, "buf_step": 0}, 3),  # 2^33
         ({"rows": (1 << 32) - 1, "row_step": 0, "buf_step": 0}, 0),
         ({"rows": 1, "row_step": 1 << 31, "buf_step": 1 << 31}, 0),
         ({"buf_step": 1 << 31}, 7),
