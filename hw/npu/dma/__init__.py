@@ -1,0 +1,1 @@
+"""DMA engine of the `npu` engine: transfers between main memory and the buffers."""
