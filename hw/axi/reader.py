@@ -37,9 +37,7 @@ class BurstReader(wiring.Component):
 
     burst: stream.Interface
 
-    def __init__(
-        self, signature: AxiReadSignature, *, tag: ShapeLike, outstanding: int
-    ) -> None:
+    def __init__(self, signature: AxiReadSignature, *, tag: ShapeLike, outstanding: int) -> None:
         self._outstanding, self._tag = outstanding, tag
         most = block_beats(signature.data_bits // 8)
         layout = data.StructLayout(

@@ -119,6 +119,7 @@ def library_path(
         "config": config,
         "flags": [*flags, "|", *shim_flags, *_COLD, *_STANDARD, *defines],
         "tools": [find_verilator().version, tool_version(find_cxx())],
+        **further_headers(shim),
     }
     runtime = runtime_objects([*RUNTIME, *(TRACE_RUNTIME if trace else ())], defines)
     with cache_entry("verilator", key) as entry:
@@ -134,6 +135,13 @@ def library_path(
             _remove_intermediate(entry.path, keep=f"{top}.so")
             say(f"compiled {top} in {time.monotonic() - start:.0f} s")
     return entry.path / f"{top}.so"
+
+
+def further_headers(shim: Path) -> dict[str, str]:
+    """Hashes of the headers beside `HEADER` that `shim` includes, by name."""
+    names = re.findall(r'^#include "(\w+\.h)"', shim.read_text(), re.MULTILINE)
+    found = [HEADER.with_name(name) for name in names if name != HEADER.name]
+    return {path.name: file_hash(path) for path in found if path.exists()}
 
 
 def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) -> list[str]:

@@ -97,9 +97,7 @@ class DmaEngine(wiring.Component):
             writer.mute.eq(self.halted),
             writer.data.eq(self.fetched),
             self.bus_error.eq(reader.error | writer.error),
-            self.quiet.eq(
-                ~(reader.busy | writer.busy | reader.axi.arvalid | writer.axi.awvalid)
-            ),
+            self.quiet.eq(~(reader.busy | writer.busy | reader.axi.arvalid | writer.axi.awvalid)),
         ]
         self._bursts(m)
         self._progress(m)
@@ -136,9 +134,7 @@ class DmaEngine(wiring.Component):
             writer.burst.valid.eq(offers & writes),
             walk.next.eq(reader.burst.ready | writer.burst.ready),
             self.begin.eq(walk.next & walk.first),
-            self.last.eq(
-                (reader.burst.ready & walk.last) | (writer.last & writer.place.final)
-            ),
+            self.last.eq((reader.burst.ready & walk.last) | (writer.last & writer.place.final)),
             self.complete.eq(
                 (reader.beat & reader.last & reader.tag.final)
                 | (writer.response & writer.note.final)
