@@ -25,11 +25,11 @@ ARRAY_EXECUTIONS.add("golden", Lazy("bankside.sim.golden.array:ArrayGolden"))
 ARRAY_EXECUTIONS.add("timing", Lazy("bankside.sim.timing.array:ArrayTiming"))
 ARRAY_EXECUTIONS.add("rtl", Lazy("bankside.sim.rtl.array:ArrayRtl"))
 
-#: Executions of the `npu` engine, which has no compiled RTL yet: classes that are called with an
-#: NpuMachine.
+#: Executions of the `npu` engine: classes that are called with an NpuMachine.
 NPU_EXECUTIONS: Executions = Registry("execution")
 NPU_EXECUTIONS.add("golden", Lazy("bankside.sim.golden.npu:NpuGolden"))
 NPU_EXECUTIONS.add("timing", Lazy("bankside.sim.timing.npu:NpuTiming"))
+NPU_EXECUTIONS.add("rtl", Lazy("bankside.sim.rtl.npu:NpuRtl"))
 
 #: Engine -> its executions.
 EXECUTIONS: Registry[Executions] = Registry("engine")

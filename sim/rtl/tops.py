@@ -13,6 +13,7 @@ from bankside.registry import Lazy, Registry
 TOPS: Registry[Any] = Registry("engine")
 TOPS.add("pim", Lazy("bankside.hw.pim.top:PimTop"))
 TOPS.add("array", Lazy("bankside.hw.array.top:ArrayTop"))
+TOPS.add("npu", Lazy("bankside.hw.npu.top:NpuTop"))
 
 
 def top_of(machine: AnyMachine) -> tuple[wiring.Component, str]:
