@@ -144,6 +144,9 @@ public:
     ~Model() {
         stop_trace();
         top->final();
+        // Scopes leave the context of the thread, which may be that of a model deleted before.
+        Verilated::threadContextp(context.get());
+        top.reset();
     }
 
     // Let outputs that depend on inputs without a register follow the inputs written last.

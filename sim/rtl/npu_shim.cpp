@@ -114,9 +114,9 @@ uint64_t set_up(Machine& machine, const Job& job, const uint64_t* regions) {
 
 void report_state(Machine& machine, Report* report) {
     machine.model.top->s_axil_bready = 0;
+    report->status = bankside::read_register(machine, STATUS);
     report->counted = bankside::read_register(machine, CYCLES);
     for (unsigned i = 0; i < REASONS; ++i) report->counts[i] = bankside::read_register(machine, COUNTERS + 8 * i);
-    report->status = bankside::read_register(machine, STATUS);
 }
 
 // A machine that takes the next stream, from one that has stopped.
