@@ -14,9 +14,9 @@ from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.agree_npu import UNIT
 from bankside.sim.golden.npu import NpuGolden
-from bankside.sim.random_npu_free import DATA_BYTES
+from bankside.sim.random_npu_free import DATA_BYTES, free_program
 from bankside.sim.random_npu_layers import parameters, random_bytes
-from bankside.sim.random_programs_npu import FREE, random_programs
+from bankside.sim.random_programs_npu import FREE, NETWORK, random_programs
 from bankside.sim.timing.npu import NpuTiming
 
 SPEC = load_spec("npu")
@@ -27,6 +27,11 @@ MACHINES = {name: next(UNIT.machines(name)) for name in NAMES}
 def some(name: str, seed: int, count: int) -> list[tuple[str, Program]]:
     programs = random_programs(np.random.default_rng(seed), MACHINES[name])
     return list(itertools.islice(programs, count))
+
+
+def free(name: str, seed: int, count: int) -> list[Program]:
+    rng = np.random.default_rng(seed)
+    return [free_program(rng, MACHINES[name]) for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -118,7 +123,7 @@ def test_what_is_shared_is_used_in_turn(name):
 
 def test_clashes_without_waits_would_be_found():
     machine, found, lacking = MACHINES["npu_llm_32"], Counter(), 0
-    for _, program in some("npu_llm_32", 13, 40):
+    for program in free("npu_llm_32", 13, 40):
         for name in ("DMA_WAIT", "KERNEL_WAIT"):
             words = [SPEC.encode("IRQ", code=0) if SPEC.decode(w).name == name else w
                      for w in program.words]  # fmt: skip
@@ -130,7 +135,7 @@ def test_clashes_without_waits_would_be_found():
 
 def test_what_is_read_has_been_written():
     for name, machine in MACHINES.items():
-        for _, program in some(name, 14, 15):
+        for program in free(name, 14, 15):
             shared = np.zeros(32 * machine.shared_words, bool)
             for step in used(machine, program):
                 for first, stop in step.reads:
@@ -145,10 +150,10 @@ def test_what_is_read_has_been_written():
 
 
 def test_every_command_register_and_value_appears():
-    names, registers, values = Counter(), set(), set()
+    names, registers, values, kinds = Counter(), set(), set(), Counter()
     for machine in MACHINES:
         for kind, program in some(machine, 2, 60):
-            assert kind == FREE
+            kinds[kind] += 1
             for ins in program.instructions():
                 names[ins.name] += 1
                 if ins.name == "SET":
@@ -156,6 +161,7 @@ def test_every_command_register_and_value_appears():
                     values.add((ins.reg, ins.value))
                 else:
                     values |= {(ins.name, *item) for item in ins.fields.items()}
+    assert kinds == {FREE: 160, NETWORK: 80}
     assert set(names) == set(SPEC.commands) and min(names.values()) >= 20
     assert registers == set(SPEC.enums["register"].values())
     operands = [
@@ -174,7 +180,7 @@ def test_operations_have_every_mode():
     flags = ("weight_format", "weight_mode", "scale_mode", "rounding", "ofm_bits", "lut_enable",
              "depend", "ifm_bits", "ifm2_bits", "ifm2_broadcast", "wide")  # fmt: skip
     for name, machine in MACHINES.items():
-        for _, program in some(name, 5, 60):
+        for program in free(name, 5, 60):
             for command in commands(program, machine):
                 if command.name in OPERATIONS:
                     used_here = set(command.used()) & set(flags)
@@ -202,7 +208,7 @@ def test_programs_wait_for_everything_there_is():
 
 def test_packed_tiles_have_all_widths_and_masks():
     widths, masks = set(), set()
-    for _, program in some("npu_u55_256", 7, 60):
+    for program in free("npu_u55_256", 7, 60):
         machine, weights = MACHINES["npu_u55_256"], np.zeros(32768, np.uint8)
         memory = program.host_in.astype("<u2").view(np.uint8).reshape(-1)
         for command in commands(program, machine):
@@ -226,7 +232,7 @@ def test_packed_tiles_have_all_widths_and_masks():
 def test_bits_come_from_the_inputs(name):
     """Other activations, other results, in nearly all programs."""
     machine, same = MACHINES[name], 0
-    for _, program in some(name, 8, 15):
+    for program in free(name, 8, 15):
         image, rng = program.host_in.copy(), np.random.default_rng(1)
         window = slice(0, 512 // machine.burst_elements)
         image[window] = rng.permuted(image[window])
