@@ -9,7 +9,7 @@ from random import Random
 import cocotb
 import numpy as np
 from array_top_program import attention_float, attention_program, random_operands
-from axi_checkers import ChannelChecker, pause_all, start
+from axi_checkers import ChannelChecker, FailingRam, pause_all, start
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiResp
 
@@ -26,23 +26,6 @@ MACHINE = load_machine(PRESET)
 SPEC = load_spec("array")
 UNITS = {"array_top": Bench(lambda: ArrayTop(MACHINE))}
 RUNNING, DONE, ERROR, BUS_ERROR = (1 << bit for bit in range(len(host.STATUS_BITS)))
-
-
-class FailingRam:
-    """Hooks a memory's read and write so that bursts into the given bytes fail."""
-
-    def __init__(self, ram: AxiRam) -> None:
-        self.first = self.last = -1
-        for side, name in ((ram.read_if, "_read"), (ram.write_if, "_write")):
-            setattr(side, name, self._hooked(getattr(side, name)))
-
-    def _hooked(self, access):
-        async def hooked(address, what):
-            if self.first <= address < self.last:
-                raise ValueError(f"address {address:#x} fails on purpose")
-            return await access(address, what)
-
-        return hooked
 
 
 class Host:

@@ -84,3 +84,20 @@ class ChannelChecker:
             self.offers += waiting is None and offer is not None
             self.moved += bool(valid and ready)
             waiting = offer if valid and not ready else None
+
+
+class FailingRam:
+    """Hooks a memory's read and write so that bursts into the given bytes fail."""
+
+    def __init__(self, ram: Any) -> None:
+        self.first = self.last = -1
+        for side, name in ((ram.read_if, "_read"), (ram.write_if, "_write")):
+            setattr(side, name, self._hooked(getattr(side, name)))
+
+    def _hooked(self, access):
+        async def hooked(address, what):
+            if self.first <= address < self.last:
+                raise ValueError(f"address {address:#x} fails on purpose")
+            return await access(address, what)
+
+        return hooked
