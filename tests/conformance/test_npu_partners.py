@@ -16,7 +16,6 @@ from bankside.isa.npu_machine import NpuMachine
 from bankside.isa.program import Program
 from bankside.isa.spec import Spec, load_spec, parse_spec
 from bankside.sim.agree import Trio, compare_bits, compare_cycles
-from bankside.sim.executions import NPU_EXECUTIONS
 from bankside.sim.golden.npu import NpuGolden
 from bankside.sim.timing.npu import NpuTiming
 from bankside.strict_yaml import load_yaml
@@ -195,7 +194,6 @@ def test_its_program_computes_something(name):
     assert not np.array_equal(NpuGolden(MACHINE).run(other).outputs[-32:].view(np.uint8), results)
 
 
-@pytest.mark.skipif("rtl" not in NPU_EXECUTIONS, reason="no compiled execution yet")
 def test_rtl_executes_every_command():
     """One machine, one program per command, bits and cycles compared."""
     trio = Trio(MACHINE)

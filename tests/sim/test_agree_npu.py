@@ -12,14 +12,10 @@ from bankside.isa.program_file import load_program
 from bankside.sim import agree as agree_module
 from bankside.sim.agree import UNITS, agree, command, machines
 from bankside.sim.agree_npu import MEMORIES
-from bankside.sim.executions import NPU_EXECUTIONS
 from bankside.sim.golden.npu import NpuGolden
 from bankside.sim.timing.npu import NpuTiming
 
 UNIT = UNITS.get("npu")
-no_rtl = pytest.mark.skipif(
-    "rtl" not in NPU_EXECUTIONS, reason="the npu engine has no compiled execution yet"
-)
 
 
 class FakeRtl:
@@ -141,7 +137,6 @@ def test_named_machine_sets_cover_sizes_profiles_and_memories():
     assert set(UNIT.sets["quick"]) < set(UNIT.sets["full"])
 
 
-@no_rtl
 @pytest.mark.slow
 def test_rtl_agrees():
     """Golden, timing and the compiled RTL of the smallest machines on random programs."""
@@ -149,7 +144,6 @@ def test_rtl_agrees():
     assert found.differences == [] and found.programs == 80
 
 
-@no_rtl
 @pytest.mark.slow
 def test_rtl_agrees_on_every_machine():
     found = agree(320, 5, UNIT.sets["full"], unit=UNIT)

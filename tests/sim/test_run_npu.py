@@ -213,11 +213,19 @@ def test_a_machine_without_products_of_activations_is_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif("rtl" not in NPU_EXECUTIONS, reason="no compiled execution yet")
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_on_npu", "generate_on_npu"])
 def test_the_examples_run_on_the_rtl(tmp_path: Path, name: str, real_rtl: None) -> None:
-    file = EXAMPLES / f"{name}.yaml"
+    check_on_rtl(EXAMPLES / f"{name}.yaml", tmp_path)
+
+
+@pytest.mark.slow
+def test_weights_of_four_bits_run_on_the_rtl(tmp_path: Path, real_rtl: None) -> None:
+    text = (EXAMPLES / "generate_on_npu.yaml").read_text()
+    assert "format: w8a8" in text
+    check_on_rtl(write(tmp_path, text.replace("format: w8a8", "format: w4a8")), tmp_path)
+
+
+def check_on_rtl(file: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["run", str(file), "--json", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, (done.stderr, done.exception)
     result = json.loads(done.stdout)
