@@ -55,6 +55,14 @@ class Locations:
         """Return "file:line" of the key at that path."""
         return f"{self.path}:{self.line(key_path)}"
 
+    def below(self, key_path: Sequence[object]) -> "Locations":
+        """Return the locations inside the element at that path, as if it were the document."""
+        steps = tuple(key_path)
+        inside = {
+            path[len(steps) :]: n for path, n in self.lines.items() if path[: len(steps)] == steps
+        }
+        return Locations(self.path, {(): self.line(steps)} | inside)
+
 
 class _Loader(yaml.SafeLoader):
     """Leaves every plain scalar as text, so that `_Builder` alone decides what it means."""
