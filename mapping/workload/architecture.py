@@ -160,8 +160,10 @@ class Architecture(Section):
             raise key_problem(
                 "moe.first_dense", f"is {self.moe.first_dense}; there are {self.depth} layers"
             )
-        for key, layers in (("window_layers", self.window_layers or ()),
-                            ("moe.dense_layers", self.moe.dense_layers if self.moe else ())):  # fmt: skip
+        numbered = {"window_layers": self.window_layers or ()}
+        if self.moe:
+            numbered["moe.dense_layers"] = self.moe.dense_layers
+        for key, layers in numbered.items():
             if any(not 0 <= layer < self.depth for layer in layers):
                 raise key_problem(key, f"names a layer outside 0 to {self.depth - 1}")
         return self

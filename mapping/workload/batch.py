@@ -1,4 +1,4 @@
-"""What one forward pass works on, as sums over its requests. Ref: docs/system.md, section Workload."""
+"""What one forward pass works on, as sums over its requests. Ref: docs/system.md, Workload."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Multi-head latent attention (MLA): expanded for prompts, absorbed for decode.
 
-The cache holds one vector of `kv_rank + rope_dim` elements per token for all heads. Expanded: keys and
-values of every head are made of it again, then ordinary attention follows. Absorbed: the matrices
-that would make them are applied to queries and results instead, so all heads share the cached vector
-as their only key, and its first `kv_rank` elements as their value.
+The cache holds one vector of `kv_rank + rope_dim` elements per token for all heads. Expanded: keys
+and values of every head are made of it again, then ordinary attention follows. Absorbed: the
+matrices that would make them are applied to queries and results instead, so all heads share the
+cached vector as their only key, and its first `kv_rank` elements as their value.
 
 Ref: DeepSeek-V2, arXiv 2405.04434, sections 2.1.2 and 2.1.3; appendix C has the absorbed form.
 """

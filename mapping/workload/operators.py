@@ -9,11 +9,11 @@ from bankside.mapping.workload.architecture import Architecture, LayerKind
 from bankside.mapping.workload.batch import Batch, Numbers
 from bankside.mapping.workload.latent import latent_attention
 from bankside.mapping.workload.parts import Parts
-from bankside.mapping.workload.types import Bits, Operator
+from bankside.mapping.workload.types import FULL, Bits, Operator
 
 
 def operators(
-    arch: Architecture, layer: LayerKind, batch: Batch, bits: Bits = Bits(), tp: int = 1
+    arch: Architecture, layer: LayerKind, batch: Batch, bits: Bits = FULL, tp: int = 1
 ) -> list[Operator]:
     """Operators of one layer, in order.
 
@@ -44,7 +44,7 @@ def operators(
 
 
 def head_operators(
-    arch: Architecture, batch: Batch, bits: Bits = Bits(), tp: int = 1
+    arch: Architecture, batch: Batch, bits: Bits = FULL, tp: int = 1
 ) -> list[Operator]:
     """Operators outside the layers: embedding, last norm, language-model head, sampling.
 
@@ -67,7 +67,7 @@ def head_operators(
 
 
 def model_operators(
-    arch: Architecture, batch: Batch, bits: Bits = Bits(), tp: int = 1
+    arch: Architecture, batch: Batch, bits: Bits = FULL, tp: int = 1
 ) -> list[tuple[int, Operator]]:
     """Every operator of one forward pass with the number of layers that have it."""
     layers = [

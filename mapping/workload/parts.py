@@ -1,9 +1,9 @@
 """One maker per kind of operator: the arithmetic of operations and bytes.
 
 Operations per element, beside products (exponential and division count as one): RMS norm 4
-(square, sum, scale, weight), layer norm 7 (sum, subtract, square, sum, scale, weight, bias), softmax
-5 (scale, maximum, subtract, exponential, sum), rotation 3 (two products and a sum), SiLU 4, GELU
-(tanh form) 9, ReLU 1.
+(square, sum, scale, weight), layer norm 7 (sum, subtract, square, sum, scale, weight, bias),
+softmax 5 (scale, maximum, subtract, exponential, sum), rotation 3 (two products and a sum), SiLU 4,
+GELU (tanh form) 9, ReLU 1.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Parts:
     def norm(
         self, name: str, tokens: Numbers, width: int | None = None, weights: int | None = None
     ) -> Elementwise:
-        """Norm over `width` elements per token, with `weights` parameters (by default a layer's)."""
+        """Norm over `width` elements per token, with `weights` parameters (default: a norm's)."""
         width = width or self.arch.hidden
         weights = weights or width * (1 if self.arch.norm == "rmsnorm" else 2)
         read = np.greater(tokens, 0) * weights * self._weight

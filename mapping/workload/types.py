@@ -18,6 +18,10 @@ class Bits(NamedTuple):
     kv: float = 16
 
 
+FULL = Bits()
+"""16 bits everywhere."""
+
+
 @dataclass(frozen=True, eq=False)
 class Operator:
     """One operator of one layer. Numbers are floats or arrays that broadcast to the batch's shape.
