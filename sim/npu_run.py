@@ -204,8 +204,13 @@ class NpuRunner:
 
     def __post_init__(self) -> None:
         self._compared = Compared(self.machine, self.executions, NPU_EXECUTIONS, self.make)
+        self.restart()
+
+    def restart(self) -> None:
+        """All executions back to power-on; nothing ran yet."""
         self._compared.restart()
         self._buffers = Buffers(self.machine)
+        self.calls.clear()
 
     @property
     def found(self) -> Agreements:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from bankside.mapping.lower_array import ArrayKernels, AttentionShape, to_bits
 from bankside.mapping.paper.fusemax import einsum_cycles, latency, stage_cycles
 from bankside.mapping.paper.fusemax_counts import Attention
 from bankside.mapping.paper.fusemax_data import fusemax
+from bankside.sim.bench import cocotb_axi
 from bankside.sim.bench.common import build_times, median_seconds, run_speed
 from bankside.sim.timing.array import ArrayTiming
 from bankside.sim.timing.array_closed_attention import ClosedAttention
@@ -88,41 +87,29 @@ def cocotb_speed(machine: ArrayMachine, program: Program, *, internals: bool) ->
 
     internals: build as cocotb's own runner does (every signal public), else ports only.
     """
-    from bankside.errors import ToolError
-    from bankside.hw.array.top import ArrayTop
-    from bankside.sim.rtl.array import TOP, ArrayRtl
-    from bankside.sim.rtl.cocotb_runner import run_bench
-
-    with tempfile.TemporaryDirectory() as folder:
-        given, result = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        _give(given, machine, program)
-        run_bench(
-            ArrayTop(machine), TOP, "bankside.sim.rtl.bench_speed_array", internals=internals,
-            seed=1, extra_env={"BANKSIDE_SPEED_IN": str(given), "BANKSIDE_SPEED_OUT": str(result)},
-        )  # fmt: skip
-        found = dict(np.load(result))
-    ours = ArrayRtl(machine).run(program, trace=True)
-    same = np.array_equal(found["image"], np.asarray(ours.outputs).ravel())
-    if not same or found["passes"].tolist() != ours.commands["cycle"].tolist():
-        raise ToolError("cocotb and the rtl execution disagree on the same design; report this")
-    cycles = int(found["cycles"])
-    return {"cycles": cycles, "cycles_per_s": cycles / float(found["seconds"])}
-
-
-def _give(path: Path, machine: ArrayMachine, program: Program) -> None:
-    """What the bench under cocotb needs."""
     from bankside.hw.array import host
-    from bankside.hw.array.top import trace_layout
+    from bankside.hw.array.top import ArrayTop, trace_layout
+    from bankside.sim.rtl.array import TOP, ArrayRtl
 
     memory, trace = machine.config.memory, trace_layout()
     passes = trace["compute"]
-    np.savez(
-        path, words=np.array(program.words, np.uint64), image=np.asarray(program.host_in, "<u2"),
-        program=host.PROGRAM, control=host.CONTROL, start=host.START,
-        running=trace["running"].offset, slot=passes.offset + passes.shape["slot_0"].offset,
-        memory=(machine.config.array.bus_bytes, memory.read_latency_cycles,
-                memory.write_latency_cycles, memory.beat_cycles),
-    )  # fmt: skip
+    words = [(host.PROGRAM + 8 * i, int(word)) for i, word in enumerate(program.words)]
+    bench = cocotb_axi.Bench(
+        ArrayTop(machine),
+        TOP,
+        [*words, (host.CONTROL, host.START)],
+        {"m_axi_": np.asarray(program.host_in, "<u2")},
+        trace["running"].offset,
+        passes.offset + passes.shape["slot_0"].offset,
+        (memory.read_latency_cycles, memory.write_latency_cycles, memory.beat_cycles),
+    )
+    return cocotb_axi.speed(
+        bench,
+        ArrayRtl(machine),
+        program,
+        lambda result: result.commands["cycle"].tolist(),
+        internals=internals,
+    )
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -218,11 +205,11 @@ def measure(
     result["rtl"] = run_speed(ArrayRtl(machine), program, repeats)
     result["utilisation"] = utilisation(machine)
     if cocotb:
-        kinds = {"cocotb": False} | ({"cocotb_all_signals": True} if all_signals else {})
-        for name, internals in kinds.items():
-            result[name] = cocotb_speed(machine, program, internals=internals)
-            speed = result[name]["cycles_per_s"]
-            result[f"rtl_over_{name}"] = result["rtl"]["cycles_per_s"] / speed
+        cocotb_axi.compare(
+            result,
+            lambda internals: cocotb_speed(machine, program, internals=internals),
+            all_signals=all_signals,
+        )
     result["timing"] = timing_speed(machine, program, repeats)
     seconds = result["rtl"]["cycles"] / result["rtl"]["cycles_per_s"]
     result["timing_over_rtl"] = 1e3 * seconds / result["timing"]["ms"]
@@ -244,12 +231,7 @@ def text(result: dict[str, Any]) -> str:
         f"rtl execution      {result['rtl']['cycles_per_s'] / 1e3:8.1f} kcycle/s   (attention, "
         f"{result['keys']} keys, traces on)"
     )
-    for name, built in (("cocotb", "ports only"), ("cocotb_all_signals", "every signal public")):
-        if name in result:
-            lines.append(
-                f"under cocotb       {result[name]['cycles_per_s'] / 1e3:8.1f} kcycle/s   "
-                f"({built}) rtl execution is {result[f'rtl_over_{name}']:.1f} times as fast"
-            )
+    lines += cocotb_axi.lines(result)
     return "\n".join([*lines, *_busy_lines(result), *_model_lines(result)])
 
 

@@ -14,11 +14,14 @@ from bankside.registry import Lazy, Registry
 MEASURES: Registry = Registry("engine")
 MEASURES.add("pim", Lazy("bankside.sim.bench.pim:measure"))
 MEASURES.add("array", Lazy("bankside.sim.bench.array:measure"))
+MEASURES.add("npu", Lazy("bankside.sim.bench.npu:measure"))
 TEXTS: Registry = Registry("engine")
 TEXTS.add("pim", Lazy("bankside.sim.bench.pim:text"))
 TEXTS.add("array", Lazy("bankside.sim.bench.array:text"))
+TEXTS.add("npu", Lazy("bankside.sim.bench.npu:text"))
 
-PRESETS = ("dimm_pim_ddr4", "array_16x16", "array_32x32")
+_NPUS = tuple(f"npu_{profile}_{macs}" for profile in ("u55", "llm") for macs in (32, 64, 128, 256))
+PRESETS = ("dimm_pim_ddr4", "array_16x16", "array_32x32", *_NPUS)
 
 
 @click.command(name="bench")

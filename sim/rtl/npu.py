@@ -23,7 +23,7 @@ from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_npu_top"
 _SPEC = load_spec("npu")
-_DMA, _KERNEL = (_SPEC.engines.index(name) for name in ("dma", "kernel"))
+DMA, KERNEL = (_SPEC.engines.index(name) for name in ("dma", "kernel"))
 _FIELDS = {field.name: field for field in STATUS.fields}
 _FAULTS = (
     "no fault",
@@ -228,15 +228,15 @@ class NpuRtl:
         raw = np.zeros((self._library.npu_event_count(self._handle), 4), "<u8")
         self._library.npu_events(self._handle, _pointer(raw))
         rows = []
-        for engine in (_DMA, _KERNEL):
+        for engine in (DMA, KERNEL):
             begin, last, complete = (
                 raw[(raw[:, 1] == engine) & (raw[:, 2] == kind)] for kind in range(3)
             )
             opcodes = begin[:, 3].tolist()
-            if engine == _DMA:
+            if engine == DMA:
                 opcodes = [_SPEC.commands["DMA"].opcode] * len(begin)
             # Work of an operation ends after its last cycle; complete is what is not outstanding.
-            times = (begin[:, 0], last[:, 0] + (engine == _KERNEL), complete[:, 0] + 1)
+            times = (begin[:, 0], last[:, 0] + (engine == KERNEL), complete[:, 0] + 1)
             columns = (opcodes, *(column.tolist() for column in times))
             rows += [(engine, *row) for row in zip(*columns, strict=True)]
         return np.array(sorted(rows, key=lambda row: (row[2], row[0])), MACRO_DTYPE)
