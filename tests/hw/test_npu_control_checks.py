@@ -175,7 +175,7 @@ def compared(preset: str, count: int, each: int, seed: int) -> dict[tuple[str, i
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_codes_are_those_of_the_program_checks(preset):
-    codes = compared(preset, 60, 6, seed=5)
+    codes = compared(preset, 100, 6, seed=5)
     assert {code for _, code in codes} == {0, 2, 3, 4, 6, 7}
 
 
