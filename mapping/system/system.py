@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -165,6 +165,10 @@ class System(Sourced):
         if isinstance(inside.get("source"), dict) and not isinstance(old, dict):
             inside["source"][last] = f"set to {value} (was {old})"
         return validate(System, data, _NoFile(Path(f"system {self.name!r}")))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some attributes changed, checked again, nothing cached taken over."""
+        return type(self).model_validate(self.model_dump() | dict(update or {}))
 
     # --- what follows -----------------------------------------------------------------------------
     @property

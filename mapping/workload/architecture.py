@@ -3,12 +3,12 @@
 Ref: docs/workloads.md; the published sizes that it reproduces are in its tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -184,6 +184,10 @@ class Architecture(Section):
         from bankside.mapping.workload.load import load_architecture
 
         return load_architecture(source)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some attributes changed, checked again, nothing cached taken over."""
+        return type(self).model_validate(self.model_dump() | dict(update or {}))
 
     # --- layers -----------------------------------------------------------------------------------
     @cached_property
