@@ -240,7 +240,7 @@ def test_file_is_read(tmp_path: Path) -> None:
         ("  host_links: \"scale", "  notes: \"scale", "host_links: has no source; add `host_links"),
         ("hardware: dimm_pim_ddr4", "hardware: dimm_pim_ddr", "did you mean 'dimm_pim_ddr"),
         ("memory_gbps: 406", "memory_gbps: \"406\"", "is '406' (text); expected a number > 0"),
-        ("dimm_pim:\n", f"{RANK_PIM}dimm_pim:\n", "stands beside rank_pim; a system has one kind of PIM"),
+        ("dimm_pim:\n", f"{RANK_PIM}dimm_pim:\n", "a system has one kind of PIM"),
     ],
 )  # fmt: skip
 def test_files_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
