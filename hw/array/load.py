@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from bankside.hw.array.control.layouts import ENGINES, TokenSignature, load_layout
 from bankside.hw.array.walk import BurstWalk
-from bankside.hw.axi.signatures import BURST_INCR, AxiReadSignature
-from bankside.hw.lib.queue import Queue
+from bankside.hw.axi.reader import BurstReader
+from bankside.hw.axi.signatures import AxiReadSignature
 from bankside.isa.array_machine import ELEMENT_BYTES, ArrayMachine
 
 
@@ -55,7 +55,7 @@ class LoadEngine(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.walk = walk = BurstWalk(self._machine, self._layout)
-        burst = data.StructLayout(
+        tag = data.StructLayout(
             {
                 "side": 1,
                 "bank": len(self.bank),
@@ -64,60 +64,49 @@ class LoadEngine(wiring.Component):
                 "final": 1,
             }
         )
-        outstanding = self._machine.config.memory.outstanding
-        m.submodules.bursts = bursts = Queue(burst, outstanding)
+        m.submodules.reader = reader = BurstReader(
+            self.axi.signature, tag=tag, outstanding=self._machine.config.memory.outstanding
+        )
         wiring.connect(m, wiring.flipped(self.commands), walk.i)
-        self._addresses(m, walk, bursts)
-        self._beats(m, bursts)
-        m.d.comb += self.busy.eq(bursts.o.valid)
+        wiring.connect(m, reader.axi, wiring.flipped(self.axi))
+        self._bursts(m, walk, reader)
+        self._beats(m, reader)
         return m
 
-    def _addresses(self, m: Module, walk: BurstWalk, bursts: Queue) -> None:
-        axi, command, tokens = self.axi, self.commands.payload, self.tokens
-        offered, needed = Signal(), Signal()
+    def _bursts(self, m: Module, walk: BurstWalk, reader: BurstReader) -> None:
+        command, tokens = self.commands.payload, self.tokens
+        burst, needed = reader.burst.payload, Signal()
         m.d.comb += [
             needed.eq(Mux(command.each, walk.step_first, walk.first)),
-            # Once offered, an address stays, even when the engine is stopped.
-            axi.arvalid.eq(
-                self.commands.valid
-                & bursts.i.ready
-                & (~needed | ((command.wait & ~tokens.present) == 0))
-                & (~self.stop | offered)
+            reader.stop.eq(self.stop),
+            reader.burst.valid.eq(
+                self.commands.valid & (~needed | ((command.wait & ~tokens.present) == 0))
             ),
-            axi.araddr.eq(walk.address),
-            axi.arlen.eq(walk.length - 1),
-            axi.arsize.eq(axi.signature.size),
-            axi.arburst.eq(BURST_INCR),
-            walk.next.eq(axi.arvalid & axi.arready),
+            burst.address.eq(walk.address),
+            burst.beats.eq(walk.length),
+            burst.tag.side.eq(command.side),
+            burst.tag.bank.eq(walk.bank),
+            burst.tag.address.eq(walk.word),
+            burst.tag.final.eq(walk.last),
+            walk.next.eq(reader.burst.ready),
             tokens.take.eq(Mux(walk.next & needed, command.wait, 0)),
-            bursts.i.valid.eq(walk.next),
-            bursts.i.payload.side.eq(command.side),
-            bursts.i.payload.bank.eq(walk.bank),
-            bursts.i.payload.address.eq(walk.word),
-            bursts.i.payload.final.eq(walk.last),
             self.begin.eq(walk.next & walk.first),
             self.last.eq(walk.next & walk.last),
         ]
         with m.If(Mux(command.each, walk.step_last, walk.last)):
-            m.d.comb += bursts.i.payload.give.eq(command.signal)
-        m.d.sync += offered.eq(axi.arvalid & ~axi.arready)
+            m.d.comb += burst.tag.give.eq(command.signal)
 
-    def _beats(self, m: Module, bursts: Queue) -> None:
-        axi, burst, taken = self.axi, bursts.o.payload, Signal()
-        done, offset = Signal(), Signal.like(self.address)
+    def _beats(self, m: Module, reader: BurstReader) -> None:
+        tag, done = reader.tag, Signal()
         m.d.comb += [
-            axi.rready.eq(bursts.o.valid),
-            taken.eq(axi.rvalid & axi.rready),
-            done.eq(taken & axi.rlast),
-            bursts.o.ready.eq(done),
-            self.row_en.eq(taken & ~burst.side),
-            self.column_en.eq(taken & burst.side),
-            self.bank.eq(burst.bank),
-            self.address.eq(burst.address + offset),
-            self.data.eq(axi.rdata),
-            self.bus_error.eq(taken & axi.rresp.as_value()[1]),
-            self.tokens.give.eq(Mux(done, burst.give, 0)),
-            self.complete.eq(done & burst.final),
+            done.eq(reader.beat & reader.last),
+            self.row_en.eq(reader.beat & ~tag.side),
+            self.column_en.eq(reader.beat & tag.side),
+            self.bank.eq(tag.bank),
+            self.address.eq(tag.address + reader.index),
+            self.data.eq(reader.data),
+            self.bus_error.eq(reader.error),
+            self.tokens.give.eq(Mux(done, tag.give, 0)),
+            self.complete.eq(done & tag.final),
+            self.busy.eq(reader.busy),
         ]
-        with m.If(taken):
-            m.d.sync += offset.eq(Mux(axi.rlast, 0, offset + 1))

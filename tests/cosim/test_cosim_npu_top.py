@@ -22,7 +22,6 @@ SEED = 11
 ALL = 3 + 2 * len(WRONG) + 2
 
 
-
 def faulty(wrong: str, share: float) -> str:
     """Name of a test: cocotb numbers the values of a parameter."""
     return f"faults/wrong={[fault.__name__ for fault in WRONG].index(wrong)}/share={share}"
@@ -59,11 +58,13 @@ TWINS = {
 }
 
 
-def bench(top, name: str, fault: int = 0, test: str | None = None) -> BenchResult:
-    if reason := missing_simulator("verilator"):
+def bench(
+    top, name: str, fault: int = 0, test: str | None = None, simulator: str = "verilator"
+) -> BenchResult:
+    if reason := missing_simulator(simulator):
         pytest.skip(reason)
     env = {"BANKSIDE_FAULT": str(fault)}
-    return run_bench(top, name, BENCHES / "npu_top.py", simulator="verilator", seed=SEED,
+    return run_bench(top, name, BENCHES / "npu_top.py", simulator=simulator, seed=SEED,
                      internals=False, extra_env=env, test_filter=test, check=False)  # fmt: skip
 
 
@@ -71,9 +72,18 @@ def twin() -> Faulty:
     return Faulty(NpuTop(MACHINE), {name: fault for name, (fault, _) in TWINS.items()})
 
 
-@pytest.mark.slow
 def test_machine():
-    result = bench(NpuTop(MACHINE), "bankside_npu_top")
+    """Not among the slow ones: faults are provoked over AXI wherever the tests run."""
+    check_all("verilator")
+
+
+@pytest.mark.slow
+def test_machine_on_icarus():
+    check_all("icarus")
+
+
+def check_all(simulator: str) -> None:
+    result = bench(NpuTop(MACHINE), "bankside_npu_top", simulator=simulator)
     assert result.tests == ALL and not result.failures, result.summary()
 
 
