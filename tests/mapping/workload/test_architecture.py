@@ -18,8 +18,8 @@ from bankside.strict_yaml import load_yaml
 REFERENCE = Path(os.environ.get("BANKSIDE_REF", "../shared/ref")) / "models.yaml"
 
 # Parameters in 10^9 as published: all, and those that a token meets where that is another number.
-# Ref: the models' cards and papers (partly recalled); qwen2.5-32b: the count of its weight files (its
-# card says 32.5); deepseek-v3: README_WEIGHTS.md, 36.6 active without the embedding of 0.93.
+# Ref: the models' cards and papers (partly recalled); qwen2.5-32b: its weight files (its card says
+# 32.5); deepseek-v3: README_WEIGHTS.md, 36.6 active without the embedding of 0.93.
 SIZES = {
     "llama-2-7b": ("6.74",), "llama-2-70b": ("69.0",), "llama-3-8b": ("8.03",),
     "llama-3-70b": ("70.6",), "llama-3.1-8b": ("8.03",), "llama-3.2-3b": ("3.21",),
