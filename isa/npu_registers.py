@@ -5,9 +5,10 @@ Ref: docs/npu.md section 9.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bankside.errors import ProgramError
 from bankside.isa.npu_commands import REGIONS
 from bankside.isa.spec import load_spec
 
@@ -114,6 +115,20 @@ def registers() -> Iterator[tuple[str, int, HostRegister]]:
             for register in entry.registers:
                 address = entry.address + index * entry.stride + register.address
                 yield f"{group}.{register.name}", address, register
+
+
+def check_regions(regions: Sequence[tuple[int, int]]) -> None:
+    """Raise ProgramError unless the host registers take these (base, size) of a program."""
+    if len(regions) > REGIONS:
+        raise ProgramError(f"{len(regions)} regions; the machine has {REGIONS}; join some")
+    for index, values in enumerate(regions):
+        for register, value in zip(REGION.registers, values, strict=True):
+            limit = (1 << register.fields[0].width) - 1
+            if not 0 <= value <= limit:
+                raise ProgramError(
+                    f"region {index}: its {register.name} is {value:#x}; the register takes "
+                    f"0..{limit:#x}: correct the program's regions"
+                )
 
 
 def addresses() -> dict[str, int]:

@@ -21,13 +21,13 @@ from bankside.isa.npu_commands import (
     BUS,
     MAC_OPERATIONS,
     OPERATIONS,
-    REGIONS,
     TO_MEMORY,
     TO_WEIGHTS,
     Command,
     commands,
 )
 from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
+from bankside.isa.npu_registers import check_regions
 from bankside.isa.npu_uses import (
     Use,
     memory_order,
@@ -88,10 +88,9 @@ def _check_memory(program: Program, machine: NpuMachine) -> None:
             f"the program's memory has the shape {list(shape)}; {name} has up to {rows} beats of "
             f"{n} elements"
         )
-    if len(program.regions) > REGIONS:
-        raise ProgramError(f"{len(program.regions)} regions; {name} has {REGIONS}; join some")
+    check_regions(program.regions)
     for index, (base, length) in enumerate(program.regions):
-        if base < 0 or length < 0 or base + length > size:
+        if base + length > size:
             raise ProgramError(
                 f"region {index}: bytes {base}..{base + length - 1} of main memory, which has "
                 f"{size}; move it or raise memory.bytes"

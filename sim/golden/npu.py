@@ -14,13 +14,13 @@ from bankside.errors import ProgramError
 from bankside.isa.npu_commands import (
     BUS,
     OPERATIONS,
-    REGIONS,
     TO_MEMORY,
     TO_WEIGHTS,
     Command,
     commands,
 )
 from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
+from bankside.isa.npu_registers import check_regions
 from bankside.isa.program import Program
 from bankside.sim.engine import Result
 from bankside.sim.golden.npu_mac import mac_operation
@@ -74,8 +74,7 @@ class NpuGolden:
                 f"memory image of shape {list(given.shape)}; expected at most {rows} rows of {n} "
                 f"elements (memory.bytes = {size})"
             )
-        if len(program.regions) > REGIONS:
-            raise ProgramError(f"{len(program.regions)} regions; the machine has {REGIONS}")
+        check_regions(program.regions)
         image = np.zeros((rows, n), "<u2")
         image[: len(given)] = given
         return image, image.reshape(-1).view(np.uint8)

@@ -14,7 +14,7 @@ from bankside.errors import ProgramError, ToolError
 from bankside.hw.npu.top import NpuTop, trace_layout
 from bankside.isa.npu_commands import REGIONS, NpuFault
 from bankside.isa.npu_machine import NpuMachine
-from bankside.isa.npu_registers import CONTROL, STATUS, addresses
+from bankside.isa.npu_registers import CONTROL, STATUS, addresses, check_regions
 from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.elaborate import to_verilog
@@ -193,8 +193,7 @@ class NpuRtl:
                 f"{config.memory.bytes // self.machine.bus_bytes} rows of {n} elements "
                 f"(memory.bytes = {config.memory.bytes})"
             )
-        if len(program.regions) > REGIONS:
-            raise ProgramError(f"{len(program.regions)} regions; the machine has {REGIONS}")
+        check_regions(program.regions)
 
     def _check(self, program: Program, report: _Report) -> None:
         if report.refused:

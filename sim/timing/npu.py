@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bankside.isa.npu_machine import NpuMachine
+from bankside.isa.npu_registers import check_regions
 from bankside.isa.program import Program
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
 from bankside.sim.timing.npu_control import Control
@@ -41,9 +42,10 @@ class NpuTiming:
 
         Returns a Result with `cycles` (up to and including the one of STOP) and `counters`, which
         sum to the cycles that the PMU counts; with `trace` also the macro-commands (docs/npu.md
-        section 10). Raises ProgramError when the program does not end or its operands make no
-        sense.
+        section 10). Raises ProgramError when the program does not end or its operands or regions
+        make no sense.
         """
+        check_regions(program.regions)
         self._weights.begin(program.host_in)
         control = Control(self.machine, program, self._weights, self._plans, self.skipping)
         cycles = control.run()

@@ -273,7 +273,10 @@ def test_frame() -> None:
         verify(legal().program(stop=False), U55)
     bench = legal()
     bench.regions = tuple([(0, 64)] * 9)
-    refused(bench, "9 regions; test has 8")
+    refused(bench, "9 regions; the machine has 8; join some")
+    for name, region, limit in (("base", (1 << 32, 8), "ffffffff"), ("size", (0, -1), "1ffffffff")):
+        bench.regions = ((0, 64), region)
+        refused(bench, rf"region 1: its {name} is .*; the register takes 0\.\.0x{limit}: correct")
     bench = legal()
     bench.regions = ((0, 1024), (0, 1 << 30))
     refused(bench, "region 1: bytes 0..1073741823 of main memory, which has 16777216")

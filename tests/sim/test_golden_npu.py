@@ -299,3 +299,5 @@ def test_images_and_regions_that_do_not_fit():
         NpuGolden(U55).run(program(Builder("npu", 8), np.zeros((1, 8), np.uint16)))
     with pytest.raises(ProgramError, match="9 regions; the machine has 8"):
         NpuGolden(U55).run(program(Builder("npu", 4), image(U55, 1), *[(0, 8)] * 9))
+    with pytest.raises(ProgramError, match="region 0: its base is 0x100000000; the register takes"):
+        NpuGolden(U55).run(program(Builder("npu", 4), image(U55, 1), (1 << 32, 8)))

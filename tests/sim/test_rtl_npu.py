@@ -287,6 +287,8 @@ def test_images_and_regions_that_do_not_fit(rtl, shape):
         rtl.run(Program("npu", (0,), np.zeros(shape, np.uint16)))
     with pytest.raises(ProgramError, match="9 regions; the machine has 8"):
         rtl.run(Program("npu", (0,), np.zeros((1, N), np.uint16), {}, ((0, 8),) * 9))
+    with pytest.raises(ProgramError, match="region 0: its base is 0x100000000; the register takes"):
+        rtl.run(Program("npu", (0,), np.zeros((1, N), np.uint16), {}, ((1 << 32, 8),)))
 
 
 @pytest.mark.slow

@@ -320,6 +320,8 @@ def test_programs_without_an_end_and_impossible_operands_are_refused():
         NpuTiming(LLM).run(build(("CONV", {})))
     with pytest.raises(ProgramError, match="command 2 DMA: region 0, but the program has 0"):
         NpuTiming(LLM).run(build({"rows": 1, "row_bytes": 128}, ("DMA", {})))
+    with pytest.raises(ProgramError, match="region 0: its base is 0x100000000; the register takes"):
+        NpuTiming(LLM).run(build(regions=((1 << 32, 128),)))
 
 
 def test_packed_weights_that_the_program_has_written_are_refused():
