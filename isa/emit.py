@@ -22,6 +22,7 @@ from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.dram.standard import STALL_TAGS, DramStandard
 from bankside.isa.dram.table import load_standard, standard_names
 from bankside.isa.emit_c import c_header
+from bankside.isa.emit_peakrdl import write_registers
 from bankside.isa.emit_rdl import npu_rdl
 from bankside.isa.machine import Machine
 from bankside.isa.npu_machine import WORD_BYTES, NpuMachine
@@ -268,20 +269,30 @@ def documents() -> list[Path]:
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit code 1 when a table is stale.")
+@click.option(
+    "--registers",
+    is_flag=True,
+    help="With --out: the npu's host registers as SystemRDL, C header and HTML (extra rdl).",
+)
 @common_options
-def command(check: bool, as_json: bool, out: Path | None) -> None:
+def command(check: bool, registers: bool, as_json: bool, out: Path | None) -> None:
     """Write the generated tables into README.md and docs/, and the SystemRDL of the host registers;
-    with --out, C headers, too.
+    with --out, C headers of the commands, too.
     """
+    if registers and out is None:
+        raise ConfigError("--registers writes files; say where with --out DIR")
     files = documents()
     stale, missing = refresh(files, write=not check)
     root = files[0].parent
     stale += refresh_whole({root / "hw" / "npu" / "registers.rdl": npu_rdl()}, write=not check)
     names = [str(path.relative_to(root)) for path in stale]
-    headers = []
+    headers, written = [], []
     for engine in spec_names() if out is not None else ():
         headers.append(str(atomic_write(out / f"bankside_{engine}.h", c_header(load_spec(engine)))))
+    if registers and out is not None:
+        written = list(map(str, write_registers(npu_rdl(), "bankside_npu_registers", out)))
     result = {"stale": names, "missing": missing, "checked": check, "headers": headers}
+    result["registers"] = written
     emit(result, as_json=as_json, text=_text(names, missing, check), out=out, name="docs")
     finish(not missing and not (check and names))
 
