@@ -11,6 +11,7 @@ from bankside.errors import ConfigError
 from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.machine import Machine
 from bankside.isa.machines import AnyMachine, load_machine
+from bankside.isa.npu_machine import NpuMachine
 from bankside.isa.program import Program
 
 
@@ -25,7 +26,7 @@ from bankside.isa.program import Program
 @click.option(
     "--show", multiple=True, metavar="PATTERN", help="Signals to lay out, such as '*.bank0.*'."
 )
-@click.option("--seed", default=1, show_default=True, help="Attention call without PROGRAM.")
+@click.option("--seed", default=1, show_default=True, help="Of what is recorded without PROGRAM.")
 @common_options
 def command(
     program: Path | None,
@@ -39,13 +40,13 @@ def command(
 ) -> None:
     """Record cycles of PROGRAM (.npz or text) on the RTL as VCD, with a GTKWave save file.
 
-    Without PROGRAM, a random attention call is recorded. Files go to --out, else build/waves.
+    Without PROGRAM, a random attention call is recorded (npu: a random network). Files go to --out, else build/waves.
     """
     from bankside.cache import build_root
     from bankside.sim.waves import record_program, write_save_file
 
     chip = load_machine(machine)
-    chosen = _attention_call(chip, seed) if program is None else _read(program)
+    chosen = _random_program(chip, seed) if program is None else _read(program)
     vcd = (out or build_root() / "waves") / f"{chip.config.name}.vcd"
     result = record_program(chip, chosen, vcd, first, last)
     if show:
@@ -74,8 +75,8 @@ def _read(path: Path) -> Program:
     return assemble(path.read_text(encoding="utf-8"), str(path), folder=path.parent)
 
 
-def _attention_call(machine: AnyMachine, seed: int) -> Program:
-    """A random attention call that runs on a machine in its power-on state."""
+def _random_program(machine: AnyMachine, seed: int) -> Program:
+    """A random attention call or network that runs on a machine in its power-on state."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -83,6 +84,10 @@ def _attention_call(machine: AnyMachine, seed: int) -> Program:
         from bankside.sim.random_programs_array import attention_programs as array_programs
 
         return array_programs(rng, machine, "interleaved")[0]
+    if isinstance(machine, NpuMachine):
+        from bankside.sim.random_npu_graphs import network_program
+
+        return network_program(rng, machine)
     return _decode_step(rng, machine, seed)
 
 

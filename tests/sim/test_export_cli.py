@@ -44,8 +44,8 @@ def test_unknown_preset(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ["pim_tiny_ddr4", "array_4x4"])
-def test_waves_of_an_attention_call(tmp_path, machine):
+@pytest.mark.parametrize("machine", ["pim_tiny_ddr4", "array_4x4", "npu_u55_32"])
+def test_waves_of_a_random_program(tmp_path, machine):
     arguments = ["--machine", machine, "--first", "20", "--last", "60", "--out", str(tmp_path)]
     arguments.append("--json")
     done = CliRunner().invoke(waves, arguments)
