@@ -6,14 +6,14 @@ Ramulator 2: CSV with the header `clock,command,Channel,Rank,BankGroup,Bank,Row,
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bankside.errors import ProgramError
 from bankside.isa.dram.standard import DramStandard
 
-__all__ = ["TraceCommand", "read_trace", "write_trace"]
+__all__ = ["STYLES", "TraceCommand", "read_trace", "write_trace"]
 
 _DRAMSIM3 = {
     "activate": "ACT",
@@ -42,7 +42,9 @@ _CSV_FIELDS = ("clock", "command", "channel", "rank", "bankgroup", "bank", "row"
 
 @dataclass(frozen=True)
 class TraceCommand:
-    """One command of a trace: `clock` in memory cycles, `bank` the flat index, `line` from 1."""
+    """One command of a trace: `clock` in memory cycles, `bank` the flat index in its rank, `line`
+    from 1.
+    """
 
     clock: int
     command: str
@@ -50,12 +52,19 @@ class TraceCommand:
     row: int
     column: int
     line: int
+    channel: int = 0
+    rank: int = 0
 
 
 def read_trace(
-    path: Path | str, std: DramStandard, *, limit: int | None = None
+    path: Path | str,
+    std: DramStandard,
+    *,
+    limit: int | None = None,
+    only: tuple[int, int] | None = None,
 ) -> Iterator[TraceCommand]:
-    """The commands of a trace of one channel and one rank, in order.
+    """The commands of a trace of one channel and one rank, in order; of a larger trace those of
+    channel and rank `only`.
 
     The format is recognised by the first line. Row and column of a command without them are
     whatever the trace says (a precharge in both formats names the row to be opened next).
@@ -75,7 +84,9 @@ def read_trace(
             if parse is _parse_csv:
                 _check_header(text, where)
                 continue
-        entry = _entry(parse(text, where), std, where, number)
+        entry = _entry(parse(text, where), std, where, number, only)
+        if entry is None:
+            continue
         if entry.clock <= previous:
             raise ProgramError(
                 f"{where}: clock {entry.clock} after {previous}; expected increasing clocks, one "
@@ -146,20 +157,26 @@ def _name(found: str, names: dict[str, str], where: str) -> str:
     return names[found]
 
 
-def _entry(fields: list[str], std: DramStandard, where: str, line: int) -> TraceCommand:
+def _entry(
+    fields: list[str], std: DramStandard, where: str, line: int, only: tuple[int, int] | None
+) -> TraceCommand | None:
     try:
         # Base 0 reads 0x1f as well as 31.
         clock, channel, rank, group, bank, row, column = (int(f, 0) for f in fields[1:])
     except ValueError as error:
         raise ProgramError(f"{where}: {error}; expected whole numbers; correct the line") from None
     shape = std.geometry
-    # Simulators write -1 for the parts of an address that a rank-wide command does not have.
+    # Simulators write -1 for the parts of an address that a command does not have.
     if std.command(fields[0]).scope == "rank":
-        group, bank, row, column = (max(0, v) for v in (group, bank, row, column))
+        group, bank = max(0, group), max(0, bank)
+    if std.command(fields[0]).needs != "open" and fields[0] != "ACT":
+        channel, row, column = (max(0, v) for v in (channel, row, column))
+    if only is not None and only != (channel, rank):
+        return None
     limits = {
         "clock": (clock, None),
-        "channel": (channel, 1),
-        "rank": (rank, 1),
+        "channel": (channel, None if only else 1),
+        "rank": (rank, None if only else 1),
         "bank group": (group, shape.bank_groups),
         "bank": (bank, shape.banks_per_group),
         "row": (row, shape.rows),
@@ -173,25 +190,54 @@ def _entry(fields: list[str], std: DramStandard, where: str, line: int) -> Trace
                 f"the trace"
             )
     flat = group * shape.banks_per_group + bank
-    return TraceCommand(clock, fields[0], flat, row, column, line)
+    return TraceCommand(clock, fields[0], flat, row, column, line, channel, rank)
 
 
-def write_trace(path: Path | str, commands: Iterable[TraceCommand], std: DramStandard) -> None:
-    """Writes ordinary commands as a Ramulator 2 CSV (gzip when `path` ends in .gz).
+def write_trace(
+    path: Path | str,
+    commands: Iterable[TraceCommand],
+    std: DramStandard,
+    *,
+    style: str = "ramulator2",
+) -> None:
+    """Writes ordinary commands as a simulator of `STYLES` does (gzip when `path` ends in .gz).
 
-    Errors: ProgramError for a PIM command, which that format cannot express.
+    Errors: ProgramError for an unknown style, or a command that the format cannot express.
     """
-    names = {"PRE": "PREpb", "PREA": "PREab", "REF": "REFab"}
-    lines = ["clock,command,Channel,Rank,BankGroup,Bank,Row,Column,type,source"]
+    if style not in STYLES:
+        raise ProgramError(
+            f"unknown trace style {style!r}; expected one of {', '.join(STYLES)}; use one"
+        )
+    names, line = STYLES[style]
+    opener = gzip.open if Path(path).suffix == ".gz" else open
+    lines = [_CSV_HEADER] if style == "ramulator2" else []
     for c in commands:
-        if c.command not in _RAMULATOR2:
+        if c.command not in names:
             raise ProgramError(
-                f"{path}: {c.command} at clock {c.clock} has no name in a Ramulator 2 trace; "
-                f"expected an ordinary DRAM command; export a trace without PIM commands"
+                f"{path}: {c.command} at clock {c.clock} has no name in a {style} trace; expected "
+                f"{', '.join(names)}; write another style or a stream without it"
             )
         group, bank = divmod(c.bank, std.geometry.banks_per_group)
-        name = names.get(c.command, c.command)
-        lines.append(f"{c.clock},{name},0,0,{group},{bank},{c.row},{c.column},0,0")
-    opener = gzip.open if Path(path).suffix == ".gz" else open
+        lines.append(line(c, names[c.command], group, bank))
     with opener(path, "wt", encoding="ascii") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def _csv_line(c: TraceCommand, name: str, group: int, bank: int) -> str:
+    return f"{c.clock},{name},{c.channel},{c.rank},{group},{bank},{c.row},{c.column},0,0"
+
+
+def _blank_line(c: TraceCommand, name: str, group: int, bank: int) -> str:
+    place = f"{c.channel:>3} {c.rank:>3} {group:>3} {bank:>3}"
+    return f"{c.clock:<18} {name:<20} {place} {c.row:>#8x} {c.column:>#8x}"
+
+
+_CSV_HEADER = "clock,command,Channel,Rank,BankGroup,Bank,Row,Column,type,source"
+_CSV_NAMES = {name: name for name in _RAMULATOR2.values()} | {
+    "PRE": "PREpb", "PREA": "PREab", "REF": "REFab",
+}  # fmt: skip
+#: Style -> our command names with the simulator's, and what writes a line.
+STYLES: dict[str, tuple[dict[str, str], Callable[[TraceCommand, str, int, int], str]]] = {
+    "ramulator2": (_CSV_NAMES, _csv_line),
+    "dramsim3": ({ours: theirs for theirs, ours in _DRAMSIM3.items()}, _blank_line),
+}

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from bankside.errors import ConfigError
 from bankside.registry import Registry
 from bankside.schema import Section, key_problem, validate
 from bankside.strict_yaml import parse_yaml

@@ -8,7 +8,7 @@ import pytest
 
 from bankside.errors import ProgramError
 from bankside.isa.dram.table import load_standard
-from bankside.isa.dram.trace import read_trace, write_trace
+from bankside.isa.dram.trace import STYLES, TraceCommand, read_trace, write_trace
 
 STD = load_standard("ddr4_3200")
 GOLDEN = Path(os.environ.get("BANKSIDE_REF", "../shared/ref")) / "dram" / "golden"
@@ -109,3 +109,41 @@ def test_golden_traces_of_both_simulators_agree(workload):
         return c.clock, c.command, c.bank, *address
 
     assert [key(c) for c in first] == [key(c) for c in second]
+
+
+def test_parts_that_a_command_does_not_have_may_be_minus_one(tmp_path):
+    """As DRAMsim3 writes the commands around a refresh."""
+    text = DRAMSIM3 + "90 precharge -1 0 1 2 -0x1 -0x1\n112 refresh -1 0 -1 -1 -0x1 -0x1\n"
+    last = _read(tmp_path, text)[-2:]
+    assert [(c.command, c.channel, c.row) for c in last] == [("PRE", 0, 0), ("REF", 0, 0)]
+    with pytest.raises(ProgramError, match="row -1 does not exist"):
+        _read(tmp_path, "2 activate 0 0 0 0 -0x1 0x0\n")
+
+
+def test_one_rank_of_a_larger_trace(tmp_path):
+    text = "2 activate 0 0 0 0 0x1 0x0\n2 activate 1 0 0 0 0x2 0x0\n3 activate 0 1 0 0 0x3 0x0\n"
+    (tmp_path / "t").write_text(text)
+    rows = {only: [c.row for c in read_trace(tmp_path / "t", STD, only=only)]
+            for only in ((0, 0), (1, 0), (0, 1))}  # fmt: skip
+    assert rows == {(0, 0): [1], (1, 0): [2], (0, 1): [3]}
+    with pytest.raises(ProgramError, match="channel 1 does not exist"):
+        list(read_trace(tmp_path / "t", STD))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_styles_hold_channel_and_rank(tmp_path, style):
+    commands = [TraceCommand(5, "ACT", 6, 31, 4, 0, 1, 1), TraceCommand(9, "REF", 0, 0, 0, 0, 1, 0)]
+    write_trace(tmp_path / "t", commands, STD, style=style)
+    for expected in commands:
+        place = (expected.channel, expected.rank)
+        (found,) = read_trace(tmp_path / "t", STD, only=place)
+        assert (found.clock, found.command, found.bank, found.row, found.column) == (
+            expected.clock, expected.command, expected.bank, expected.row, expected.column,
+        )  # fmt: skip
+
+
+def test_styles_refuse_what_they_cannot_express(tmp_path):
+    with pytest.raises(ProgramError, match="PREA at clock 5 has no name in a dramsim3 trace"):
+        write_trace(tmp_path / "t", [TraceCommand(5, "PREA", 0, 0, 0, 0)], STD, style="dramsim3")
+    with pytest.raises(ProgramError, match="unknown trace style 'vcd'"):
+        write_trace(tmp_path / "t", [], STD, style="vcd")
