@@ -40,7 +40,8 @@ def command(
 ) -> None:
     """Record cycles of PROGRAM (.npz or text) on the RTL as VCD, with a GTKWave save file.
 
-    Without PROGRAM, a random attention call is recorded (npu: a random network). Files go to --out, else build/waves.
+    Without PROGRAM, a random attention call (npu: network) is recorded. Files go to --out, else
+    build/waves.
     """
     from bankside.cache import build_root
     from bankside.sim.waves import record_program, write_save_file
