@@ -16,13 +16,15 @@ from bankside.sim.memory.policy import Policy
 from bankside.sim.rtl.tools import find_cxx, run_tool, tool_version
 
 __all__ = [
-    "COMMANDS", "ISSUED_DTYPE", "REQUEST_DTYPE", "STATS_DTYPE", "other_rank", "parameters", "serve",
+    "COMMANDS", "ISSUED_DTYPE", "REQUEST_DTYPE", "SOURCES", "STATS_DTYPE", "other_rank",
+    "parameters", "serve",
 ]  # fmt: skip
 
 COMMANDS = ("ACT", "PRE", "PREA", "RD", "WR", "REF")
 _WINDOWS = 4
 _SHAPE = (len(COMMANDS), len(COMMANDS))
-_SOURCES = [Path(__file__).with_name(name) for name in ("kernel.cpp", "kernel.h")]
+#: What the compiled controllers are made from.
+SOURCES = [Path(__file__).with_name(name) for name in ("kernel.cpp", "kernel.h")]
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
 
 REQUEST_DTYPE = np.dtype(
@@ -54,14 +56,14 @@ _PARAMS_DTYPE = np.dtype(
 @functools.cache
 def _library() -> ctypes.CDLL:
     key = {
-        "sources": [file_hash(path) for path in _SOURCES],
+        "sources": [file_hash(path) for path in SOURCES],
         "flags": list(_FLAGS),
         "tool": tool_version(find_cxx()),
     }
     with cache_entry("memory", key) as entry:
         if not entry.hit:
             target = entry.path / "memory.so"
-            run_tool([find_cxx(), *_FLAGS, "-o", target, _SOURCES[0]], "compile kernel.cpp")
+            run_tool([find_cxx(), *_FLAGS, "-o", target, SOURCES[0]], "compile kernel.cpp")
     library = ctypes.CDLL(str(entry.path / "memory.so"))
     library.memory_run.restype = ctypes.c_void_p
     library.memory_trace.restype = ctypes.c_int64
