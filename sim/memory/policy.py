@@ -103,9 +103,13 @@ class Policy(Section):
         ConfigError: an unknown name or option, or options that contradict each other.
         """
         base = POLICIES.get(name).model_dump()
-        lines = [f"{key}: {value}" for key, value in (changes or {}).items()]
+        lines = [f"{key}: {_written(value)}" for key, value in (changes or {}).items()]
         data, locations = parse_yaml("\n".join(lines) or "{}", f"policy {name}")
         return validate(cls, base | (data or {}), locations)
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 POLICIES: Registry[Policy] = Registry("memory policy")
