@@ -46,6 +46,11 @@ for _name, _target, _summary in (
         "bankside.mapping.schedule_cli:command",
         "Show the schedule of a binding on an array machine.",
     ),
+    (
+        "calibrate",
+        "bankside.mapping.gpu.calibrate_cli:command",
+        "Fit the GPU model to measured operator times.",
+    ),
     ("docs", "bankside.isa.emit:command", "Write the generated tables into the documentation."),
     ("reproduce", "bankside.sim.reproduce:command", "Recompute the results of a publication."),
     ("bench", "bankside.sim.bench.cli:command", "Measure speed and accuracy."),
