@@ -78,8 +78,9 @@ class Shared final : public Controller {
     bool serve(Queue& queue, i64 clock, bool active) {
         if (queue.empty()) return false;
         Choice best;
+        i64 next = kNever;
         mark_hits(queue);
-        for (size_t i = 0; i < queue.size(); ++i) {
+        for (size_t i = 0, size = queue.size(); i < size; ++i) {
             const Entry& entry = queue[i];
             Command command = needed(entry);
             if (command == kPre && !may_close(entry)) continue;
@@ -87,12 +88,13 @@ class Shared final : public Controller {
                 hit_seen_[entry.bank] = serial_;
             i64 ready = rules_.ready(command, entry.bank);
             if (ready > clock) {
-                at(ready);
+                next = std::min(next, ready);
             } else if (best.where < 0 || entry.stamp < queue[best.where].stamp) {
                 best = {command, i64(i)};
                 if (!active) break;  // in order of arrival
             }
         }
+        at(next);
         if (best.where >= 0) advance(queue, best, clock, active);
         return best.where >= 0;
     }
