@@ -21,7 +21,7 @@ __all__ = ["command"]
 
 @click.group("dram", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Check DRAM command streams; run a host memory controller."""
+    """Check DRAM command streams; run a host memory."""
 
 
 def _standard(name: str, options: tuple[str, ...]) -> DramStandard:

@@ -28,7 +28,7 @@ for _name, _target, _summary in (
     ("sim", "bankside.sim.rtl.sim_cli:command", "Run the bench of one hardware unit."),
     ("asm", "bankside.isa.asm_cli:asm", "Assemble a program."),
     ("disasm", "bankside.isa.asm_cli:disasm", "Print a program as text."),
-    ("dram", "bankside.sim.dram_cli:command", "Check DRAM command streams; run a host memory controller."),
+    ("dram", "bankside.sim.dram_cli:command", "Check DRAM command streams; run a host memory."),
     ("waves", "bankside.sim.waves_cli:command", "Record a waveform of a window of a run."),
     ("report", "bankside.sim.report_cli:command", "Make an HTML report of a result."),
     (
