@@ -84,9 +84,7 @@ def test_gemm_by_hand() -> None:
     reads = 2 * 1000 * (32 + 65536) / 0.5e12
     waves = np.ceil(65536 / 128 / 10)
     inner = waves * 1024 * 2 * 256 * 128 / (0.1e12 * 0.5)
-    assert thin == pytest.approx(
-        1e-6 + waves * 2e-6 + max(inner, reads) + 2 * 32 * 65536 / 0.25e12
-    )
+    assert thin == pytest.approx(1e-6 + waves * 2e-6 + max(inner, reads) + 2 * 32 * 65536 / 0.25e12)
 
 
 def test_wave_quantisation() -> None:
@@ -233,7 +231,6 @@ def test_layer_as_measured(batch: Batch, linear: float, attention: float) -> Non
     for layers, op in model_operators(arch, batch):
         if layers == arch.layers[0].count and op.kind in found:
             found[op.kind] += 1e6 * float(model.operator(op))
-    print(found)
     assert sum(found.values()) == pytest.approx(linear + attention, rel=0.08)
 
 
