@@ -202,9 +202,10 @@ def decode_seconds(
     one_by_one = ((group == 1) | (group > _MOST_HEADS) | small) & ~shared
     seconds = np.where(one_by_one, by_heads, by_groups)
     if not as_measured:
-        moved = context * kv_heads * width / (gpu.memory_bandwidth * p.dram_efficiency)
+        moved = context * kv_heads * width + _ELEMENT * requests * heads * (qk + value)
         flops = 2 * context * heads * (qk + value) / gpu.matrix_flops(16)
-        seconds = np.maximum(seconds, np.maximum(moved, flops))
+        sustained = gpu.memory_bandwidth * p.dram_efficiency
+        seconds = np.maximum(seconds, np.maximum(moved / sustained, flops))
     return np.where(requests * context == 0, 0.0, seconds).reshape(shape)
 
 

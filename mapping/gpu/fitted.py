@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -166,7 +167,12 @@ def load_fit(source: str | Path) -> Fit:
             f"unknown fit {text!r}{nearest(text, fit_names())}; choose from: "
             f"{', '.join(fit_names())}; or give a file that `bankside calibrate` wrote"
         )
-    return Fit.read(FOLDER / f"{text}.yaml")
+    return _shipped(text)
+
+
+@lru_cache(maxsize=32)
+def _shipped(name: str) -> Fit:
+    return Fit.read(FOLDER / f"{name}.yaml")
 
 
 def default_fit(gpu: Gpu) -> str:

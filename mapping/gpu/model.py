@@ -6,7 +6,6 @@ Ref: docs/gpu.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ from bankside.mapping.gpu.elementwise import elementwise_seconds
 from bankside.mapping.gpu.fitted import SECTIONS, Fit, default_fit, load_fit
 from bankside.mapping.gpu.gemm import gemm_seconds
 from bankside.mapping.system import Gpu, load_gpu
-
-
-@lru_cache(maxsize=32)
-def _shipped(name: str) -> Fit:
-    return load_fit(name)
 
 
 @dataclass(frozen=True)
@@ -48,20 +42,19 @@ class GpuModel:
         Args:
             gpu: name (`mapping/system/gpus.yaml`), or the GPU of a system.
             fit: name of a shipped fit or file of `bankside calibrate`; by default the one for this
-                GPU, or of the nearest GPU (see `carried`).
+                GPU, or of the nearest GPU (see `carried`). Kinds that a file lacks are taken from
+                that one.
 
         Raises:
-            ConfigError: unknown names, or a fit that lacks a kind of operator.
+            ConfigError: unknown names, or a file that is not valid.
         """
         found = load_gpu(gpu) if isinstance(gpu, str) else gpu
         name = default_fit(found) if fit is None else fit
-        chosen = _shipped(name) if isinstance(name, str) and "/" not in name else load_fit(name)
+        chosen = load_fit(name)
         missing = [kind for kind in SECTIONS if getattr(chosen, kind) is None]
         if missing:
-            other = default_fit(found)
-            chosen = chosen.model_copy(
-                update={kind: getattr(_shipped(other), kind) for kind in missing}
-            )
+            other = load_fit(default_fit(found))
+            chosen = chosen.model_copy(update={kind: getattr(other, kind) for kind in missing})
         return cls(found, chosen)
 
     @property

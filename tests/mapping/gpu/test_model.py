@@ -128,11 +128,7 @@ heads = st.sampled_from(((32, 32), (32, 8), (32, 4), (64, 8), (96, 8), (64, 1), 
 def test_decode_is_never_faster_than_the_roofline(name, requests, length, shape) -> None:
     model, args = MODELS[name], (requests, requests * length, *shape, 128)
     time = model.attention_decode(*args)
-    floor = decode_floor(model.gpu, *args)
-    # Queries and results are left out of the bytes that a kernel has to wait for.
-    assert time >= 0.999 * floor or time >= LESS * (
-        4 * 128 * requests * length * shape[1] / model.gpu.memory_bandwidth
-    )
+    assert time >= LESS * decode_floor(model.gpu, *args)
     assert time >= model.attention_decode(*args, as_measured=True)
 
 
@@ -144,12 +140,13 @@ def test_longer_contexts_are_hardly_ever_faster(requests, length, more, shape) -
     assert long >= 0.85 * short
 
 
-@given(st.integers(1, 64), st.integers(2000, 60000), st.sampled_from((1, 2, 4, 8)))
-def test_shared_keys_are_never_slower_to_read(requests, length, kv_heads) -> None:
+@given(st.integers(1, 200), st.integers(1, 60000), st.sampled_from((1, 2, 4, 8, 16)))
+def test_shared_keys_are_not_slower_to_read(requests, length, kv_heads) -> None:
     own = A100.attention_decode(requests, requests * length, 32, 32, 128)
     shared = A100.attention_decode(requests, requests * length, 32, kv_heads, 128)
-    # The kernel by groups has its own start; at long contexts it reads less.
-    assert shared <= own + 60e-6
+    # Short contexts: the kernel by groups has dearer blocks, in the measured table as well.
+    slack = 0 if requests * length > 2**18 and length > 1024 else requests * kv_heads * 70e-9
+    assert shared <= own / LESS + slack + (60e-6 if slack else 0)
 
 
 @given(models, st.integers(1, 64), st.integers(1, 16000), st.integers(0, 16000), heads)
