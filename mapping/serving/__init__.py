@@ -1,0 +1,1 @@
+"""Serving: request traces, batching, key/value memory, latencies. Ref: docs/serving.md."""
