@@ -196,8 +196,8 @@ def compression(machine: NpuMachine) -> dict[str, dict[str, Any]]:
 
 
 def decoder(machine: NpuMachine, repeats: int) -> dict[str, float]:
-    """Weights per cycle through the decoder of the RTL, in the cycles of the multiplier path and in
-    all; weights per second of the encoder.
+    """Weights and encoded bits per cycle through the decoder of the RTL, in the cycles of the
+    multiplier path, weights also in all; weights per second of the encoder.
     """
     from bankside.sim.reproduce_vela import measure
     from bankside.sim.rtl.npu import NpuRtl
@@ -205,12 +205,14 @@ def decoder(machine: NpuMachine, repeats: int) -> dict[str, float]:
     found = measure(DECODED, machine.config.name, NpuRtl)
     (layer,) = LAYERS[DECODED]().layers
     assert isinstance(layer, Conv2d)
-    weights = layer.weights.size
+    weights, size = layer.weights.size, WeightPlanner(machine).plan(layer).size
+    decoding = sum(found.counters[key] for key in _DECODING)
     seconds = median_seconds(lambda: WeightPlanner(machine).plan(layer), repeats)
     return {
         "weights": weights,
         "cycles": found.cycles,
-        "weights_per_decoding_cycle": weights / sum(found.counters[key] for key in _DECODING),
+        "weights_per_decoding_cycle": weights / decoding,
+        "bits_per_decoding_cycle": 8 * size / decoding,
         "weights_per_cycle": weights / found.cycles,
         "port_bytes": machine.weight_port_bytes,
         "encoded_weights_per_s": weights / seconds,
@@ -292,7 +294,8 @@ def _weight_lines(result: dict[str, Any]) -> Iterator[str]:
     row = result["decoder"]
     yield (
         f"weight decoder, one row times {row['weights']:,} weights: "
-        f"{row['weights_per_decoding_cycle']:.2f} weights per cycle (RTL; port of "
-        f"{row['port_bytes']} bytes), {row['weights_per_cycle']:.2f} with all waiting; encoder "
+        f"{row['weights_per_decoding_cycle']:.2f} weights, {row['bits_per_decoding_cycle']:.1f} "
+        f"encoded bits per cycle (RTL; port of {row['port_bytes']} bytes), "
+        f"{row['weights_per_cycle']:.2f} weights with all waiting; encoder "
         f"{row['encoded_weights_per_s'] / 1e6:.1f} M weights/s"
     )

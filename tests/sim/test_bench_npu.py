@@ -40,6 +40,9 @@ def test_models_and_decoder_in_rtl() -> None:
     assert found["gpt_mha_w8a8"]["cycles_per_token"] > 884736 / 64
     decoder = npu.decoder(load_machine("npu_u55_64"), 1)
     assert 7 < decoder["weights_per_decoding_cycle"] <= 8 == decoder["port_bytes"]
+    # 256 weights of 8 bits and a header of 64 bits.
+    ratio = decoder["bits_per_decoding_cycle"] / decoder["weights_per_decoding_cycle"]
+    assert ratio == pytest.approx(8 + 64 / 256)
 
 
 @needs_verilator

@@ -9,8 +9,19 @@ import pytest
 from click.testing import CliRunner
 
 from bankside.cli import main
+from bankside.isa.machines import load_machine
+from bankside.mapping.lower_npu.compiled import compile_graph
+from bankside.mapping.lower_npu.single import fully_connected
 from bankside.sim import reproduce_vela
-from bankside.sim.reproduce_vela import PRODUCT, TOKEN_LAYERS, mac_bound, measure, reproduce, vela
+from bankside.sim.reproduce_vela import (
+    PRODUCT,
+    TOKEN_LAYERS,
+    mac_bound,
+    measure,
+    random_inputs,
+    reproduce,
+    vela,
+)
 from bankside.sim.rtl.cocotb_runner import missing_simulator
 from bankside.sim.rtl.npu import NpuRtl
 
@@ -20,6 +31,20 @@ ROWS = [(layer, macs) for layer, row in vela().items() for macs in row]
 needs_verilator = pytest.mark.skipif(
     bool(missing_simulator("verilator")), reason=missing_simulator("verilator") or "-"
 )
+
+
+#: Pieces of FC 1x768x768 that fit the weight buffer: 16 channels each.
+OPERATIONS = 48
+
+
+def group_of(machine: str) -> int:
+    return load_machine(machine).group(False)
+
+
+def decoder_cycles(machine: str, tiles: int) -> int:
+    """Of one row and 8-bit codes: headers, the first tile, a wait at every second tile."""
+    decode = group_of(machine) * 32 // 8
+    return tiles * (decode + 1) + decode + 6 + (tiles - 1) // 2
 
 
 @pytest.mark.skipif(not TABLE.exists(), reason=f"{TABLE} is not there; set BANKSIDE_REF")
@@ -47,14 +72,18 @@ def test_cells(tmp_path: Path) -> None:
 
 
 def test_the_plateau_is_the_decoder() -> None:
-    """Same cycles for 32, 128 and 256 MACs, but for the headers of smaller tiles."""
+    """Same cycles for 32, 128 and 256 MACs, but for what smaller tiles cost and save."""
     plateau = reproduce()["plateau"]
     cycles, decoding = plateau["cycles"], plateau["decoding"]
     assert cycles["npu_u55_128"] - cycles["npu_u55_256"] <= 8
     assert decoding["npu_u55_128"] == decoding["npu_u55_256"]
-    # Of 8 bytes: 192 groups of 4 channels and 24 tiles, or half as many; one wait for each group.
-    more = decoding["npu_u55_32"] - decoding["npu_u55_256"]
-    assert more == (192 - 96) * 24 + (192 - 96) * 4
+    for machine, found in decoding.items():
+        tiles = 768 // group_of(machine) * 24
+        assert found == OPERATIONS * decoder_cycles(machine, tiles // OPERATIONS)
+    # Beside the decoder: headers of 8 bytes in the first piece, whose transfer nothing hides.
+    rest = {machine: cycles[machine] - decoding[machine] for machine in cycles}
+    headers = (192 - 96) * 24 // OPERATIONS
+    assert rest["npu_u55_32"] - rest["npu_u55_256"] == headers
     assert all(abs(found / 76987 - 1) < 0.15 for found in cycles.values())
     # Without the decoder the layer takes its multiplications only.
     assert cycles["npu_u55_256"] > 30 * 768 * 768 / 256
@@ -80,6 +109,37 @@ def test_the_wide_port_needs_an_eighth_of_the_cycles_in_rtl(layer: str) -> None:
     assert narrow.cycles >= 8 * wide.cycles
     for found in (narrow, wide):
         assert found == measure(layer, found.machine)
+
+
+@needs_verilator
+@pytest.mark.parametrize("name", ["npu_u55_32", "npu_u55_256"])
+def test_what_a_tile_costs_in_rtl(name: str) -> None:
+    """The number of tiles counts, not how they are divided into groups."""
+    machine = load_machine(name)
+    engine, group = NpuRtl(machine), group_of(name)
+    for steps, groups in [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (8, 1),
+        (24, 1),
+        (12, 2),
+        (6, 4),
+        (3, 8),
+        (2, 12),
+    ]:
+        compiled = compile_graph(fully_connected(32 * steps, group * groups), machine)
+        assert compiled.report.layers[0].operations == 1
+        found = engine.run(compiled.bind(random_inputs(compiled.graph))).counters
+        assert found["mac"] + found["weights"] == decoder_cycles(name, steps * groups)
+
+
+@needs_verilator
+@pytest.mark.parametrize("macs", [32, 128, 256])
+def test_the_plateau_in_rtl(macs: int) -> None:
+    found = measure(TOKEN_LAYERS[0], f"npu_u55_{macs}", NpuRtl)
+    assert found == measure(TOKEN_LAYERS[0], found.machine)
+    assert abs(found.cycles / vela()[TOKEN_LAYERS[0]][macs] - 1) < 0.15
 
 
 @needs_verilator
