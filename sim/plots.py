@@ -99,7 +99,7 @@ _STYLE = {
 Draw = Callable[[Figure], None]
 
 
-def _svg(width: float, height: float, draw: Draw, what: str) -> str:
+def svg(width: float, height: float, draw: Draw, what: str) -> str:
     """Inline SVG of a figure in inches; `what` describes it to those who cannot see it."""
     with plt.rc_context(_STYLE):
         figure = plt.figure(figsize=(width, height), layout="constrained")
@@ -151,7 +151,7 @@ def stall_bars(
         axes.set_xlabel(axis)
         _thousands(axes.xaxis)
 
-    return _svg(9.6, 3.9, draw, "Stall reasons")
+    return svg(9.6, 3.9, draw, "Stall reasons")
 
 
 def _stack(axes: Axes, x: Sequence[float], parts: Mapping[str, Sequence[float]]) -> list[Patch]:
@@ -177,7 +177,7 @@ def cycles_per_call(tokens: Sequence[int], stalls: Mapping[str, Sequence[float]]
         _thousands(axes.yaxis)
         axes.legend(handles=legend, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5)
 
-    return _svg(9.6, 3.7, draw, "Cycles per attention call against context")
+    return svg(9.6, 3.7, draw, "Cycles per attention call against context")
 
 
 def bandwidth_bars(bandwidth: Mapping[str, float]) -> str:
@@ -204,7 +204,7 @@ def bandwidth_bars(bandwidth: Mapping[str, float]) -> str:
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("GB/s, one rank, mean over all attention calls")
 
-    return _svg(9.6, 3.1, draw, "Bandwidth reached against the peak")
+    return svg(9.6, 3.1, draw, "Bandwidth reached against the peak")
 
 
 #: Lanes of the timeline, top first: title, and what it shows of which unit.
@@ -270,7 +270,7 @@ def call_timeline(document: Mapping, number: int = 0) -> str:
             columnspacing=1.2,
         )
 
-    return _svg(11.4, 4.3, draw, "Timeline of one attention call")
+    return svg(11.4, 4.3, draw, "Timeline of one attention call")
 
 
 def _bar(
@@ -325,7 +325,7 @@ def machine_curve(points: Sequence[Mapping], peak: float, paper_peak: float) -> 
         axes.set_ylabel("keys and values read, TB/s")
         axes.legend(loc="lower right", fontsize=9.5)
 
-    return _svg(9.6, 4.0, draw, "Bandwidth of the full machine against context")
+    return svg(9.6, 4.0, draw, "Bandwidth of the full machine against context")
 
 
 def machine_stalls(points: Sequence[Mapping]) -> str:
@@ -356,7 +356,7 @@ def machine_stalls(points: Sequence[Mapping]) -> str:
             fontsize=9.5,
         )
 
-    return _svg(9.6, 4.8, draw, "Where the cycles of the full machine go")
+    return svg(9.6, 4.8, draw, "Where the cycles of the full machine go")
 
 
 def variant_bars(points: Sequence[Mapping], titles: Mapping[str, str], peak: float) -> str:
@@ -387,4 +387,4 @@ def variant_bars(points: Sequence[Mapping], titles: Mapping[str, str], peak: flo
             loc="upper center", bbox_to_anchor=(0.3, -0.13), ncols=len(series), fontsize=9.5
         )
 
-    return _svg(9.6, 0.62 * len(names) + 1.3, draw, "Variants of row opening and refresh")
+    return svg(9.6, 0.62 * len(names) + 1.3, draw, "Variants of row opening and refresh")

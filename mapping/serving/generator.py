@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -14,24 +16,56 @@ from bankside.mapping.serving.trace import Trace
 from bankside.registry import Registry
 from bankside.schema import Section
 
+_NORMAL = NormalDist()
+#: Spreads of logarithms that are tried; steps of the search for their centres.
+_SPREAD, _TRIED, _STEPS = (1e-3, 4.0), 800, 60
+
 
 @dataclass(frozen=True)
 class Lengths:
-    """Log-normal lengths with a given median and mean, cut at a maximum."""
+    """Log-normal lengths below `top`, with this median and mean."""
 
     median: float
     mean: float
     top: int
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """Whole tokens, 1 to the maximum. Of a log-normal, mean / median = exp(sigma^2 / 2)."""
-        sigma = math.sqrt(2 * math.log(max(self.mean / self.median, 1.0)))
-        found = np.exp(math.log(self.median) + sigma * rng.standard_normal(count))
-        # What is cut off is drawn again, as a pile at the maximum would be no length of the trace.
-        while (over := found > self.top).any():
-            again = sigma * rng.standard_normal(int(over.sum()))
-            found[over] = np.exp(math.log(self.median) + again)
-        return np.maximum(np.rint(found), 1).astype(np.int64)
+        """[count] whole tokens, 1 to `top`."""
+        centre, spread = self._fit
+        below = _NORMAL.cdf((math.log(self.top) - centre) / spread)
+        at = np.maximum(below * rng.random(count), 1e-300)
+        normal = np.fromiter(map(_NORMAL.inv_cdf, at.tolist()), float, count)
+        found = np.exp(centre + spread * normal)
+        return np.clip(np.rint(found), 1, self.top).astype(np.int64)
+
+    @cached_property
+    def _fit(self) -> tuple[float, float]:
+        """Centre and spread of the logarithms: those below `top` have the median and the mean."""
+        # Cut at the top, the mean may stay below what is wanted; then the largest nearby counts.
+        nearby = 2 * math.sqrt(2 * math.log(max(self.mean / self.median, 1.0))) + _SPREAD[0]
+        spreads = np.geomspace(_SPREAD[0], min(max(nearby, 2 * _SPREAD[0]), _SPREAD[1]), _TRIED)
+        means = [self._mean(self._centre(spread), spread) for spread in spreads]
+        # Near its maximum a wide distribution has a smaller mean again: the narrowest one counts.
+        above = [i for i, mean in enumerate(means) if mean >= self.mean] or [int(np.argmax(means))]
+        spread = float(spreads[above[0]])
+        return self._centre(spread), spread
+
+    def _centre(self, spread: float) -> float:
+        """With which the median is right."""
+        low, high = math.log(self.median), math.log(self.median) + 8 * spread
+        for _ in range(_STEPS):
+            centre = (low + high) / 2
+            whole = _NORMAL.cdf((math.log(self.top) - centre) / spread)
+            if _NORMAL.cdf((math.log(self.median) - centre) / spread) > whole / 2:
+                low = centre
+            else:
+                high = centre
+        return low
+
+    def _mean(self, centre: float, spread: float) -> float:
+        end = (math.log(self.top) - centre) / spread
+        share = _NORMAL.cdf(end - spread) / _NORMAL.cdf(end)
+        return math.exp(centre + spread**2 / 2) * share
 
 
 @dataclass(frozen=True)

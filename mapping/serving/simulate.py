@@ -86,12 +86,20 @@ class _Guess:
         self._seen[self._kind(plan)] = self._last = seconds
 
 
-def simulate(state: State, prices: Prices, *, on_done: Progress | None = None) -> Record:
+def simulate(
+    state: State,
+    prices: Prices,
+    *,
+    on_done: Progress | None = None,
+    first_s: NDArray[np.float64] | None = None,
+) -> Record:
     """Serve every request of the state's trace.
 
-    on_done: hears how many requests are complete.
+    on_done: hears how many requests are complete. first_s: when first tokens came elsewhere.
     """
     trace, record, guess = state.trace, Record(state.trace), _Guess()
+    if first_s is not None:
+        record.hand_over(first_s)
     now, ahead, first = 0.0, _FEW, None
     while True:
         plans = _ahead(state, guess, now, ahead, first)

@@ -120,8 +120,8 @@ class State:
         self.swapped: dict[int, int] = {}
         self.cached: dict[int, None] = {}
         self.rejected: list[int] = []
-        # Blocks that the pass which is composed sets free; those promised under `none`.
-        self._leaving = self._reserved = 0
+        # Blocks promised to those under way (`none`); what the pass that is composed sets free.
+        self._reserved = self._leaving = self._given_back = 0
 
     def copy(self) -> Self:
         """A state that can go on by itself."""
@@ -143,7 +143,8 @@ class State:
         plan.pulled, plan.waiting, plan.used = self.pulled, len(self.waiting), self.blocks.used
         # What a pass reads stays until it is over.
         self.blocks.used -= self._leaving
-        self._leaving = 0
+        self._reserved -= self._given_back
+        self._leaving = self._given_back = 0
         return plan if plan.prefill_tokens or plan.decode_requests or plan.moved_tokens else None
 
     def _compose(self, plan: Pass) -> None:
@@ -183,7 +184,7 @@ class State:
     def _leave(self, plan: Pass, request: int, context: int) -> None:
         plan.done.append(request)
         self._leaving += self.blocks.of(context)
-        self._reserved -= self.blocks.of(self._largest(request))
+        self._given_back += self.blocks.of(self._largest(request))
         self.got.pop(request, None)
 
     def _give_way(self, plan: Pass) -> None:
