@@ -195,8 +195,8 @@ def compression(machine: NpuMachine) -> dict[str, dict[str, Any]]:
     return found
 
 
-def decoder(machine: NpuMachine, repeats: int) -> dict[str, float]:
-    """Weights and encoded bits per cycle through the decoder of the RTL, in the cycles of the
+def decoder(machine: NpuMachine, repeats: int) -> dict[str, Any]:
+    """Weights and encoded bits per cycle through the RTL's decoder (`llm`: weight unit), in the cycles of the
     multiplier path, weights also in all; weights per second of the encoder.
     """
     from bankside.sim.reproduce_vela import measure
@@ -209,6 +209,7 @@ def decoder(machine: NpuMachine, repeats: int) -> dict[str, float]:
     decoding = sum(found.counters[key] for key in _DECODING)
     seconds = median_seconds(lambda: WeightPlanner(machine).plan(layer), repeats)
     return {
+        "part": "weight unit" if machine.wide else "weight decoder",
         "weights": weights,
         "cycles": found.cycles,
         "weights_per_decoding_cycle": weights / decoding,
@@ -293,7 +294,7 @@ def _weight_lines(result: dict[str, Any]) -> Iterator[str]:
         )
     row = result["decoder"]
     yield (
-        f"weight decoder, one row times {row['weights']:,} weights: "
+        f"{row['part']}, one row times {row['weights']:,} weights: "
         f"{row['weights_per_decoding_cycle']:.2f} weights, {row['bits_per_decoding_cycle']:.1f} "
         f"encoded bits per cycle (RTL; port of {row['port_bytes']} bytes), "
         f"{row['weights_per_cycle']:.2f} weights with all waiting; encoder "
