@@ -196,8 +196,8 @@ def compression(machine: NpuMachine) -> dict[str, dict[str, Any]]:
 
 
 def decoder(machine: NpuMachine, repeats: int) -> dict[str, Any]:
-    """Weights and encoded bits per cycle through the RTL's decoder (`llm`: weight unit), in the cycles of the
-    multiplier path, weights also in all; weights per second of the encoder.
+    """Weights and encoded bits per cycle through the decoder of the RTL (`llm`: weight unit), in
+    the cycles of the multiplier path, weights also in all; weights per second of the encoder.
     """
     from bankside.sim.reproduce_vela import measure
     from bankside.sim.rtl.npu import NpuRtl
