@@ -43,7 +43,8 @@ class Shared final : public Controller {
         if (p_.in_order) return push(reads_, p_.read_queue, entry);
         for (const Entry& w : writes_) {
             if (!same_burst(w, entry)) continue;
-            answer(entry, entry.stamp + !entry.write);
+            // Answers to reads leave in order.
+            answer(entry, entry.write ? entry.stamp : std::max(entry.stamp + 1, last_read_));
             return true;
         }
         return entry.write ? push(writes_, p_.write_queue, entry)
@@ -324,6 +325,7 @@ class PerBank final : public Controller {
     void transfer() {
         i64 writes = writes_.size();
         bool rest = p_.drain_rest && all_taken() && reads_.empty();
+        fresh_batch_ = !draining_;
         if (!draining_ && (writes >= p_.write_queue || (writes > p_.write_low && !queued_) || rest))
             draining_ = writes;
         if (draining_ > 0 && transfer_from(writes_)) return;
@@ -336,9 +338,13 @@ class PerBank final : public Controller {
             Entry entry = queue[i];
             Bank& bank = queues_[entry.bank];
             if (i64(bank.entries.size()) >= p_.bank_queue) continue;
-            if (entry.write && read_pending(entry)) {
+            bool queued = entry.write && holds_read(bank.entries, entry);
+            if (queued || (entry.write && holds_read(reads_, entry))) {
                 draining_ = 0;
-                return false;  // the read it has to wait for goes first
+                moved_ |= !fresh_batch_;
+                // The next clock may go on with reads; a batch that ends as it begins would come
+                // back for ever, so reads go at once.
+                return queued || !fresh_batch_;
             }
             draining_ -= entry.write;
             bank.entries.push_back(entry);
@@ -352,11 +358,10 @@ class PerBank final : public Controller {
         return true;
     }
 
-    bool read_pending(const Entry& entry) const {
-        auto reads = [&](const Entry& e) { return !e.write && same_burst(e, entry); };
-        const auto& bank = queues_[entry.bank].entries;
-        return std::any_of(bank.begin(), bank.end(), reads) ||
-               std::any_of(reads_.begin(), reads_.end(), reads);
+    static bool holds_read(const std::vector<Entry>& queue, const Entry& entry) {
+        return std::any_of(queue.begin(), queue.end(), [&](const Entry& e) {
+            return !e.write && same_burst(e, entry);
+        });
     }
 
     std::vector<Entry> reads_, writes_;
@@ -364,6 +369,7 @@ class PerBank final : public Controller {
     std::deque<i64> due_;
     i64 interval_, next_refresh_, next_rank_ = 0, turn_ = 0;
     i64 draining_ = 0, queued_ = 0, queued_reads_ = 0;
+    bool fresh_batch_ = false;
 };
 
 struct Run {

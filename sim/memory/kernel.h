@@ -237,6 +237,7 @@ class Controller {
         if (!access) return;
         busy_ = clock;
         i64 end = clock + (command == kRd ? p_.read_latency : p_.write_latency);
+        if (command == kRd) last_read_ = end;
         stats_.clocks = std::max(stats_.clocks, end);
         for (i64 id = entry.id; id >= 0; id = p_.merge_reads ? twin_[id] : -1) {
             finished_[id] = end;
@@ -252,6 +253,7 @@ class Controller {
     Rules rules_;
     const Request* requests_;
     i64 count_, taken_ = 0, outside_ = 0, next_ = 0, busy_ = 0;
+    i64 last_read_ = 0;    // end of the data of the last read command
     i64 offer_delay_ = 0;  // clocks from the return of data until the host can offer again
     bool moved_ = false;
     i64 *accepted_, *finished_;

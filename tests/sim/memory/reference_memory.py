@@ -132,7 +132,8 @@ class PlainShared(Plain):
     def take(self, item):
         fifo = self.policy.order == "fifo"
         if not fifo and any(w.burst == item.burst for w in self.writes):
-            self.finish(item, item.stamp if item.write else item.stamp + 1)
+            reads = [end for i, end in self.finished.items() if not self.items[i].write]
+            self.finish(item, item.stamp if item.write else max([item.stamp + 1, *reads]))
             return True
         queue = self.writes if item.write and not fifo else self.reads
         if len(queue) >= (
@@ -309,7 +310,8 @@ class PlainPerBank(Plain):
 
     def transfer(self):
         p, queued = self.policy, any(self.queues)
-        if self.draining == 0:
+        fresh = self.draining == 0
+        if fresh:
             full = len(self.writes) >= p.write_queue
             some = len(self.writes) > p.write_low * p.write_queue and not queued
             rest = p.rest == "drained" and self.next == len(self.items) and not self.reads
@@ -320,10 +322,12 @@ class PlainPerBank(Plain):
             if len(self.queue_of(item)) >= p.bank_queue:
                 continue
             if item.write:
-                older = self.reads + self.queue_of(item)
-                if any(not o.write and o.burst == item.burst for o in older):
+                blocks = [o for o in self.queue_of(item) + self.reads if not o.write]
+                blocks = [o for o in blocks if o.burst == item.burst]
+                if blocks:
                     self.draining = 0
-                    self.move(self.reads)
+                    if fresh and blocks[0] in self.reads:
+                        self.move(self.reads)
                     return
                 self.draining -= 1
             source.remove(item)
