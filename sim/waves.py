@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from bankside.sim.engine import Result
 
 __all__ = [
-    "TICKS_PER_CYCLE", "VcdSignal", "gtkw_name", "record_program", "vcd_signals", "write_save_file",
+    "TICKS_PER_CYCLE", "VcdSignal", "first_tick", "gtkw_name", "record_program", "vcd_signals",
+    "write_save_file",
 ]  # fmt: skip
 
-#: The shim's VCD has the rising edge of cycle c at time 10 c.
+#: From rising edge to rising edge. Reset and the host's set-up take ticks too: cycle c of a program
+#: is at `first_tick` + 10 (c - first cycle of the window).
 TICKS_PER_CYCLE = 10
 _VAR = re.compile(r"\$var\s+\S+\s+(\d+)\s+\S+\s+(\S+)(?:\s+\[[^\]]*\])?\s+\$end")
 
@@ -126,8 +128,10 @@ def record_program(
 ) -> Result:
     """Run `program` on the RTL and write its cycles first..last to `vcd`, with its save file.
 
-    Cycles are of the machine's clock domain. Raises ConfigError for an empty window and when the
-    program ends before it.
+    Cycles are of the machine's clock domain. The tick of cycle c (see `first_tick`) is the rising
+    edge that ends it: inputs are those of cycle c, registers there have taken their new values,
+    those of cycle c + 1. Raises ConfigError for an empty window and when the program ends before
+    it.
     """
     if not 0 <= first_cycle <= last_cycle:
         raise ConfigError(
@@ -150,10 +154,11 @@ def record_program(
         partial.replace(vcd)
     finally:
         partial.unlink(missing_ok=True)
-    write_save_file(vcd, first_time=_first_time(vcd))
+    write_save_file(vcd, first_time=first_tick(vcd))
     return result
 
 
-def _first_time(vcd: Path) -> int:
+def first_tick(vcd: Path) -> int:
+    """Time of a recording's first rising edge, in ticks of the VCD; 0 where it has none."""
     with open(vcd, encoding="utf-8", errors="replace") as file:
         return next((int(line[1:]) for line in file if line.startswith("#")), 0)

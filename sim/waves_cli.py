@@ -44,7 +44,12 @@ def command(
     build/waves.
     """
     from bankside.cache import build_root
-    from bankside.sim.waves import record_program, write_save_file
+    from bankside.sim.waves import (
+        TICKS_PER_CYCLE,
+        first_tick,
+        record_program,
+        write_save_file,
+    )
 
     chip = load_machine(machine)
     chosen = _random_program(chip, seed) if program is None else _read(program)
@@ -58,12 +63,16 @@ def command(
         "program": chosen.hash,
         "clock_domain": chip.clock_domain,
         "first_cycle": first,
-        "last_cycle": min(last, result.cycles),
+        "last_cycle": min(last, result.cycles - 1),
+        "first_tick": first_tick(vcd),
         "program_cycles": result.cycles,
         "vcd": str(vcd),
         "gtkw": str(view),
     }
-    text = f"{vcd}: cycles {first} to {data['last_cycle']} of {result.cycles}\nopen: gtkwave {view}"
+    text = (
+        f"{vcd}: cycles {first} to {data['last_cycle']} of {result.cycles}; cycle {first} ends at "
+        f"tick {data['first_tick']}, each takes {TICKS_PER_CYCLE}\nopen: gtkwave {view}"
+    )
     emit(data, as_json=as_json, text=text, out=out, name="waves")
 
 

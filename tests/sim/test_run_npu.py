@@ -213,7 +213,9 @@ def test_a_machine_without_products_of_activations_is_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["digits_on_npu", "generate_on_npu"])
+@pytest.mark.parametrize(
+    "name", ["digits_on_npu", pytest.param("generate_on_npu", marks=pytest.mark.slow)]
+)
 def test_the_examples_run_on_the_rtl(tmp_path: Path, name: str, real_rtl: None) -> None:
     check_on_rtl(EXAMPLES / f"{name}.yaml", tmp_path)
 
