@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from bankside.mapping.policy.base import POLICIES, Policy
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bankside.errors import ConfigError
+from bankside.mapping.policy.base import POLICIES, Policy
 from bankside.mapping.serving.continuous import DecodeOnly, PromptsOnly
 from bankside.mapping.serving.generator import Generate, generate
 from bankside.mapping.serving.record import Record, quantiles
@@ -156,9 +156,9 @@ def _policy(
 def _swap_seconds(experiment: Experiment, policy: Policy) -> float:
     """Of one token's keys and values over the link to the host."""
     system = policy.system
-    if system.host_link is None:
+    if not system.host_bandwidth:
         return 0.0
-    rate = system.host_link.bytes_per_s * system.host_links
+    rate = system.host_bandwidth
     return float(experiment.architecture.kv_bytes_per_token() / rate)
 
 

@@ -26,6 +26,12 @@ for _name, _target, _summary in (
         "Compare RTL, golden and timing model on random programs.",
     ),
     ("sim", "bankside.sim.rtl.sim_cli:command", "Run the bench of one hardware unit."),
+    (
+        "map",
+        "bankside.mapping.map_cli:command",
+        "Map a language model on a machine, operator by operator.",
+    ),
+    ("serve", "bankside.mapping.serving.cli:command", "Serve a request trace on a mapped model."),
     ("asm", "bankside.isa.asm_cli:asm", "Assemble a program."),
     ("disasm", "bankside.isa.asm_cli:disasm", "Print a program as text."),
     ("dram", "bankside.sim.dram_cli:command", "Check DRAM command streams; run a host memory."),

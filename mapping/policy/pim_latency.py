@@ -1,0 +1,185 @@
+"""Decode attention in the ranks of a DIMM-PIM machine, from the cycle-exact timing model.
+
+A rank works on one program per request and group of heads: append the newest key and value, attend.
+Programs are timed at contexts 64, 128, 256, ..., repeated until refresh has its
+average share; between these points cycles are taken to be straight, which is within 1 % of the
+model from 1,024 tokens on and within 4 % below (tests/mapping/policy/test_pim_latency.py). Points are computed when they are needed and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.cache import atomic_write, build_root, content_hash, file_hash
+from bankside.config import PimHardware
+from bankside.errors import ConfigError
+from bankside.isa.machine import Machine
+from bankside.isa.program import Program
+from bankside.mapping import lower_pim
+from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
+from bankside.mapping.system.devices import DimmPim
+from bankside.mapping.workload.batch import Numbers
+from bankside.sim import full_machine
+from bankside.sim.full_machine import INTERVALS, ROWS, repeated
+from bankside.sim.timing.pim import PimTiming
+
+_FIRST, _STEP = 64, 2
+#: Context at which the number of chips per head is chosen.
+_TYPICAL = 16384
+#: More cycles than the fewest that still count as free of bubbles.
+_BUBBLES = 0.02
+
+
+class RankAttention:
+    """One model's attention on the ranks of one machine.
+
+    Attributes
+    ----------
+    nhc: chips that share a head. heads: key heads of one program. groups: programs per layer and
+    request.
+    """
+
+    def __init__(self, hardware: PimHardware, ranks: int, shape: tuple[int, int, int]) -> None:
+        dram = hardware.dram.model_copy(update={"rows": ROWS, "refresh": True})
+        self.machine = Machine.of(hardware.model_copy(update={"dram": dram}))
+        self.ranks = ranks
+        self.query_heads, self.kv_heads, self.head_dim = shape
+        self._timing = PimTiming(self.machine)
+        self._store = _Store(
+            content_hash(
+                {"hardware": self.machine.config.content_hash, "shape": list(shape),
+                 "choice": [_TYPICAL, _BUBBLES], "code": _code()}
+            )
+        )  # fmt: skip
+        self.nhc = self._choose()
+        self.heads = self._heads(self.nhc)
+        self.groups = -(-self.kv_heads // self.heads)
+
+    @classmethod
+    def of(cls, dimm: DimmPim, query_heads: int, kv_heads: int, head_dim: int) -> RankAttention:
+        """Raises ConfigError when the bank units cannot hold such heads."""
+        return _made(dimm.config(query_heads // kv_heads), dimm.ranks,
+                     (query_heads, kv_heads, head_dim))  # fmt: skip
+
+    def seconds(self, requests: Numbers, context: Numbers, longest: Numbers) -> Numbers:
+        """One layer's attention of `requests` requests with `context` tokens in all.
+
+        Ranks share the work evenly; no rank finishes before the longest request's program.
+        """
+        requests, context = np.asarray(requests, float), np.asarray(context, float)
+        mean = context / np.maximum(requests, 1e-300)
+        busy = requests * self.groups * self._cycles(mean) / self.ranks
+        cycles = np.maximum(busy, self._cycles(np.asarray(longest, float)))
+        return np.where(requests > 0, cycles * self.machine.std.tck_ps * 1e-12, 0.0)
+
+    # --- points -----------------------------------------------------------------------------------
+    def _cycles(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of one program; straight between the points, below the first one as there."""
+        some = context[context > 0]
+        if not some.size:
+            return np.zeros_like(context)
+        first, last = (max(0.0, math.log(v / _FIRST, _STEP)) for v in (some.min(), some.max()))
+        steps = range(math.floor(first), math.ceil(last - 1e-9) + 1)
+        points = [_FIRST * _STEP**i for i in steps]
+        return np.interp(context, points, [self.program_cycles(p, self.nhc) for p in points])
+
+    def program_cycles(self, context: int, nhc: int) -> float:
+        """Of one program at an exact context, by the timing model, refresh included."""
+        key = f"{context}/{nhc}"
+        if (known := self._store.get(key)) is None:
+            known = self._measure(context, nhc)
+            self._store.put(key, known)
+        return known
+
+    def _heads(self, nhc: int) -> int:
+        return min(self.machine.chips // nhc, self.kv_heads)
+
+    def _programs(self, context: int, nhc: int) -> list[Program]:
+        heads = self._heads(nhc)
+        group = self.query_heads // self.kv_heads
+        layout = KvLayout.of(
+            self.machine, Shape(1, heads, heads * group, self.head_dim, context), nhc=nhc
+        )
+        new = np.zeros((heads, self.head_dim), np.uint16)
+        queries = np.zeros((heads * group, self.head_dim), np.uint16)
+        return PimKernels(layout).decode(0, context, queries, new, new)
+
+    def _measure(self, context: int, nhc: int) -> float:
+        total = 0.0
+        for program in self._programs(context, nhc):
+            single = self._timing.run(program).cycles or 1
+            count = max(2, -(-INTERVALS * self.machine.refresh_interval // single))
+            total += (self._timing.run(repeated(program, count)).cycles or 1) / count
+        return total
+
+    def _choose(self) -> int:
+        """`_best`, remembered."""
+        if (known := self._store.get("nhc")) is None:
+            known = self._best()
+            self._store.put("nhc", known)
+        return int(known)
+
+    def _best(self) -> int:
+        """The most chips per head that leave no bubbles: heads of a request then lie on more ranks.
+
+        Ref: CHIME (ISCA 2026), equation 1, as cycles of our model.
+        """
+        found: dict[int, float] = {}
+        problem: ConfigError | None = None
+        for nhc in (1, 2, 4, 8):
+            if nhc <= self.machine.chips:
+                try:
+                    programs = self._programs(_TYPICAL, nhc)
+                    cycles = sum(self._timing.run(p).cycles or 0 for p in programs)
+                    found[nhc] = cycles / self._heads(nhc)
+                except ConfigError as error:
+                    problem = error
+        if not found:
+            raise ConfigError(
+                f"attention with heads of {self.head_dim} does not fit the bank units of "
+                f"{self.machine.config.name}: {problem}"
+            )
+        fewest = min(found.values())
+        return max(nhc for nhc, cycles in found.items() if cycles <= (1 + _BUBBLES) * fewest)
+
+
+@lru_cache(maxsize=1)
+def _code() -> list[str]:
+    """Of all files that the cycles depend on."""
+    import bankside.isa
+    import bankside.sim.timing
+
+    folders = (Path(package.__file__).parent for package in (bankside.isa, bankside.sim.timing))
+    files = [path for folder in folders for path in sorted(folder.rglob("*.[py][ya]*"))]
+    own = [Path(module.__file__ or "") for module in (lower_pim, full_machine)]
+    return [file_hash(path) for path in (*files, *own, Path(__file__))]
+
+
+class _Store:
+    """Numbers that are kept in a file, one per machine and model."""
+
+    def __init__(self, digest: str) -> None:
+        self._path: Path = build_root() / "pim_latency" / f"{digest[:24]}.json"
+        try:
+            self._known: dict[str, float] = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def get(self, key: str) -> float | None:
+        return self._known.get(key)
+
+    def put(self, key: str, value: float) -> None:
+        self._known[key] = value
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._path, json.dumps(self._known).encode())
+
+
+@lru_cache(maxsize=64)
+def _made(hardware: PimHardware, ranks: int, shape: tuple[int, int, int]) -> RankAttention:
+    return RankAttention(hardware, ranks, shape)

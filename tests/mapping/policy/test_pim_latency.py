@@ -1,0 +1,67 @@
+"""Latencies of the ranks: the timing model's, also between its points; chips per head; store."""
+
+import numpy as np
+import pytest
+
+from bankside.errors import ConfigError
+from bankside.mapping.policy import pim_latency
+from bankside.mapping.policy.pim_latency import RankAttention
+from bankside.mapping.system.system import System
+from bankside.sim import full_machine
+
+DIMM = System.load("l3").dimm_pim
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("opt_66b", (72, 72, 128)), ("qwen_72b", (64, 8, 128))]
+)
+def test_cycles_are_those_of_the_study_of_the_whole_machine(name: str, shape: tuple) -> None:
+    ranks = RankAttention.of(DIMM, *shape)
+    assert ranks.nhc == full_machine.MODELS.get(name).nhc
+    for context in (1024, 16384):
+        point = full_machine.measure(name, context)
+        assert ranks.program_cycles(context, ranks.nhc) == pytest.approx(point.kernel_cycles)
+        assert (ranks.heads, ranks.groups) == (point.heads, point.groups)
+
+
+@pytest.mark.parametrize("shape", [(72, 72, 128), (64, 8, 128), (32, 8, 128)])
+def test_between_the_points_it_is_nearly_straight(shape: tuple) -> None:
+    ranks = RankAttention.of(DIMM, *shape)
+    for context in (90, 700, 1500, 2500, 9000, 40_000, 100_000):
+        straight = float(ranks._cycles(np.array([float(context)]))[0])
+        exact = ranks.program_cycles(context, ranks.nhc)
+        assert straight == pytest.approx(exact, rel=0.04 if context < 1024 else 0.01), context
+
+
+def test_the_slowest_rank_counts() -> None:
+    ranks = RankAttention.of(DIMM, 64, 8, 128)
+    one, many = ranks.seconds(1, 8192, 8192), ranks.seconds(ranks.ranks, 8192 * ranks.ranks, 8192)
+    assert one == pytest.approx(many)
+    assert ranks.seconds(2 * ranks.ranks, 2 * 8192 * ranks.ranks, 8192) == pytest.approx(2 * one)
+    assert ranks.seconds(0, 0, 0) == 0
+    uneven = ranks.seconds(ranks.ranks, 100 * ranks.ranks, 8192)
+    assert uneven == pytest.approx(one)
+
+
+def test_points_are_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("BANKSIDE_BUILD", str(tmp_path))
+    config = DIMM.config(8)
+    first = RankAttention(config, 64, (64, 8, 128))
+    wanted = first.program_cycles(1024, first.nhc)
+    monkeypatch.setattr(RankAttention, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(RankAttention, "_best", lambda *_: pytest.fail("chosen again"))
+    again = RankAttention(config, 64, (64, 8, 128))
+    assert again.program_cycles(1024, again.nhc) == wanted
+    (file,) = (tmp_path / "pim_latency").iterdir()
+    file.write_text("{")
+    with pytest.raises(pytest.fail.Exception, match="chosen again"):
+        RankAttention(config, 64, (64, 8, 128))
+
+
+def test_heads_that_do_not_fit_are_named(monkeypatch) -> None:
+    def refuse(*_):
+        raise ConfigError("head_dim 100: expected a multiple of 64")
+
+    monkeypatch.setattr(pim_latency.RankAttention, "_programs", refuse)
+    with pytest.raises(ConfigError, match="heads of 100 does not fit .*multiple of 64"):
+        RankAttention(DIMM.config(1), 64, (8, 8, 100))
