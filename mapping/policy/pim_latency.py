@@ -1,9 +1,10 @@
 """Decode attention in the ranks of a DIMM-PIM machine, from the cycle-exact timing model.
 
 A rank works on one program per request and group of heads: append the newest key and value, attend.
-Programs are timed at contexts 64, 128, 256, ..., repeated until refresh has its
-average share; between these points cycles are taken to be straight, which is within 1 % of the
-model from 1,024 tokens on and within 4 % below (tests/mapping/policy/test_pim_latency.py). Points are computed when they are needed and kept.
+Programs are timed at contexts 64, 128, 256, ..., repeated until refresh has its average share;
+between these points cycles are taken to be straight, which is within 1 % of the model from 4,096
+tokens on and within 4 % below, where rows fill in steps (tests/mapping/policy/test_pim_latency.py).
+Points are computed when they are needed and kept.
 """
 
 from __future__ import annotations
