@@ -3,7 +3,7 @@
 A rank works on one program per request and group of heads: append the newest key and value, attend.
 Programs are timed at contexts 64, 128, 256, ..., repeated until refresh has its average share;
 between these points cycles are taken to be straight, which is within 1 % of the model from 4,096
-tokens on and within 4 % below, where rows fill in steps (tests/mapping/policy/test_pim_latency.py).
+tokens on and within 5 % below, where rows fill in steps (tests/mapping/policy/test_pim_latency.py).
 Points are computed when they are needed and kept.
 """
 

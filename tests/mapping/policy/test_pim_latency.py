@@ -30,7 +30,7 @@ def test_between_the_points_it_is_nearly_straight(shape: tuple) -> None:
     for context in (90, 700, 1500, 2500, 9000, 40_000, 100_000):
         straight = float(ranks._cycles(np.array([float(context)]))[0])
         exact = ranks.program_cycles(context, ranks.nhc)
-        assert straight == pytest.approx(exact, rel=0.04 if context < 4096 else 0.01), context
+        assert straight == pytest.approx(exact, rel=0.05 if context < 4096 else 0.01), context
 
 
 def test_the_slowest_rank_counts() -> None:
