@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from bankside.errors import ConfigError
 from bankside.mapping.policy.base import POLICIES, Policy
-from bankside.mapping.serving.continuous import DecodeOnly, PromptsOnly
+from bankside.mapping.serving.continuous import DecodeOnly
 from bankside.mapping.serving.generator import Generate, generate
 from bankside.mapping.serving.record import Record, quantiles
 from bankside.mapping.serving.simulate import Prices, simulate
@@ -94,8 +94,7 @@ def load_experiment(path: Path) -> Experiment:
     data, locations = load_yaml(path)
     what = validate(Description, data, locations)
     strategy = what.batching.strategy
-    if strategy != DISAGGREGATED:
-        _named(locations, ("batching", "strategy"), lambda: STRATEGIES.get(strategy))
+    _named(locations, ("batching", "strategy"), lambda: STRATEGIES.get(strategy))
     model = _beside(path, what.model)
     architecture = _named(locations, ("model",), lambda: Architecture.load(model))
     trace = _trace(path, what, locations)
@@ -183,7 +182,8 @@ def _two_machines(
     """Prompts on the first, then their keys and values over one link, then all other tokens."""
     what, trace, prompts = experiment.description, experiment.trace, experiment.prompts
     assert what.prompts is not None and prompts is not None
-    state = PromptsOnly(trace, what.batching, int(prompts.capacity.kv_tokens))
+    first_machine = STRATEGIES.get(DISAGGREGATED)
+    state = first_machine(trace, what.batching, int(prompts.capacity.kv_tokens))
     record = simulate(state, Prices(prompts))
     going = np.flatnonzero(~np.isnan(record.first_s) & (trace.outputs > 1))
     going = going[np.argsort(record.first_s[going], kind="stable")]

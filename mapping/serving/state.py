@@ -280,3 +280,5 @@ class State:
 STRATEGIES: Registry[type[State]] = Registry("batching strategy")
 for _name in ("continuous", "chunked", "layered"):
     STRATEGIES.add(_name, Lazy(f"bankside.mapping.serving.{_name}:STATE"))
+# Its first machine; `experiment` puts the second one behind it.
+STRATEGIES.add("disaggregated", Lazy("bankside.mapping.serving.continuous:PromptsOnly"))
