@@ -279,3 +279,41 @@ CONV = {
 )
 def test_edges_of_weights(name, changes, code):
     assert tried("npu_llm_32", name, CONV | changes) == code
+
+
+U55, LLM = "npu_u55_32", "npu_llm_32"
+MATMUL = {"ifm2": 80, "ifm2_sx": 1}
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "changes", "code"),
+    [
+        (LLM, "CONV", {"weight_format": 0}, 2),
+        (U55, "CONV", {"weight_format": 0}, 0),
+        (U55, "CONV", {"weight_format": 1}, 2),
+        (U55, "CONV", {"weight_format": 0, "weight_mode": 1}, 2),
+        (U55, "MATMUL", MATMUL, 2),
+        (LLM, "MATMUL", MATMUL, 0),
+        (LLM, "MATMUL", MATMUL | {"ifm2_bits": 1}, 2),
+        (LLM, "MATMUL", MATMUL | {"ifm2_zero": -128}, 0),
+        (LLM, "MATMUL", MATMUL | {"ifm2_zero": 128}, 2),
+        (LLM, "CONV", {"ifm2_zero": 128}, 0),
+        (LLM, "CONV", {"ifm_zero": -129}, 2),
+        (LLM, "CONV", {"ifm_bits": 1}, 2),
+        (LLM, "DEPTHWISE", {}, 2),
+        (LLM, "POOL", {"ifm_c": 8}, 0),
+        (LLM, "POOL", {}, 2),
+        (LLM, "POOL", {"ifm_c": 8, "ofm_bits": 1}, 2),
+        (LLM, "CONV", {"ofm_bits": 1}, 0),
+        (LLM, "CONV", {"ofm_bits": 1, "lut_enable": 1, "lut": 80}, 2),
+        (LLM, "CONV", {"lut_enable": 1, "lut": 80}, 0),
+        (LLM, "CONV", {"lut_enable": 1, "lut": 1 << 14}, 2),
+        (LLM, "CONV", {"lut": 1 << 14}, 0),
+        (LLM, "CONV", {"block": 0}, 2),
+        (LLM, "CONV", {"block": 65}, 2),
+        (LLM, "CONV", {"weights": 1 << 20}, 2),
+    ],
+)
+def test_layers_that_there_are_not(preset, name, changes, code):
+    fields = {"mode": 0} if name == "POOL" else {}
+    assert tried(preset, name, CONV | changes, **fields) == code
