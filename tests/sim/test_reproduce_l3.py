@@ -1,0 +1,89 @@
+"""`bankside reproduce l3`: cells, what is missing where they differ, what they rest on."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bankside.cli import main
+from bankside.mapping.paper import l3
+from bankside.mapping.paper.l3 import TABLE_I, contexts, log_normal, points, published, steady
+from bankside.sim.reproduce_l3 import CLOSE, LEFT_OUT, SETTINGS, reproduce
+
+
+@cache
+def result() -> dict:
+    return reproduce()
+
+
+def found(name: str) -> dict:
+    return next(c for c in result()["cells"] if c["name"].startswith(name))
+
+
+def test_json(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["reproduce", "l3", "--json", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert printed["cells"] == result()["cells"] and len(printed["runs"]) == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["l3.json", "l3.md"]
+    names = [c["name"] for c in printed["cells"]]
+    assert len(set(names)) == len(names) == 15
+    shown = CliRunner().invoke(main, ["reproduce", "l3"]).output
+    assert "not recomputed: re-layout" in shown and "156 TFLOP/s in total" in shown
+
+
+def test_what_differs_names_what_is_missing_and_shows_how_it_depends_on_it() -> None:
+    for row, other in zip(result()["cells"], result()["sensitivity"], strict=True):
+        assert set(row) == {"name", "paper", "ours", "ratio", "assumption"}
+        assert row["ratio"] == pytest.approx(row["ours"] / row["paper"])
+        far = abs(row["ratio"] - 1) > CLOSE
+        assert row["assumption"].startswith("missing: ") == far, row
+        if far:
+            moved = [abs(other[name] / row["ours"] - 1) > 0.05 for name in SETTINGS]
+            assert any(moved), row["name"]
+    assert LEFT_OUT and all(LEFT_OUT.values())
+
+
+def test_cells_that_must_be_close() -> None:
+    for name in ("speed-up over rank_pim", "batch over HBM", "latency saved", "bank units"):
+        assert abs(found(name)["ratio"] - 1) <= CLOSE, name
+
+
+def test_the_rate_of_table_i_explains_three_cells() -> None:
+    """With 156 TFLOP/s in total, as CHIME prints, and nothing else changed."""
+    rows = {row["name"]: row["156 TFLOP/s in total"] for row in result()["sensitivity"]}
+    assert rows["speed-up over hbm_pim_ext (CHIME)"] == pytest.approx(3.45, rel=CLOSE)
+    assert rows["latency of a pass over HBM-PIM-EXT, OpenR1 (CHIME)"] == pytest.approx(
+        2.2, rel=CLOSE
+    )
+    assert rows["8 times capacity (CHIME)"] > 1.5 > found("8 times capacity (CHIME)")["ours"]
+    assert 8 * TABLE_I.gpu_tflops == 156
+
+
+def test_lengths_have_the_published_moments() -> None:
+    rng = np.random.default_rng(1)
+    for shape in published()["datasets"].values():
+        for mean, deviation in shape.values():
+            drawn = log_normal(rng, mean, deviation, 400_000)
+            assert drawn.mean() == pytest.approx(mean, rel=0.05)
+
+
+def test_contexts_under_way() -> None:
+    """E[o (i + o / 2)] / E[o]: longer answers are under way for longer."""
+    drawn, prompt, answer = contexts("openr1_math")
+    mean, deviation = published()["datasets"]["openr1_math"]["output"]
+    assert answer == pytest.approx(mean, rel=0.03)
+    wanted = prompt + (mean**2 + deviation**2) / (2 * mean)
+    assert drawn.mean() == pytest.approx(wanted, rel=0.05)
+
+
+def test_a_steady_state_fills_the_memory() -> None:
+    for model, dataset in points():
+        policy = l3.policy(model, "l3", "l3", published()["models"][model]["tp"])
+        state = steady(policy, dataset, 1000)
+        drawn, _, _ = contexts(dataset)
+        assert drawn[: state.batch].sum() <= policy.capacity.kv_tokens
+        assert state.batch == 1000 or drawn[: state.batch + 1].sum() > policy.capacity.kv_tokens
