@@ -16,15 +16,18 @@ MEASURES.add("pim", Lazy("bankside.sim.bench.pim:measure"))
 MEASURES.add("array", Lazy("bankside.sim.bench.array:measure"))
 MEASURES.add("npu", Lazy("bankside.sim.bench.npu:measure"))
 MEASURES.add("memory", Lazy("bankside.sim.bench.memory:measure"))
+MEASURES.add("mapping", Lazy("bankside.sim.bench.mapping:measure"))
 TEXTS: Registry = Registry("engine")
 TEXTS.add("pim", Lazy("bankside.sim.bench.pim:text"))
 TEXTS.add("array", Lazy("bankside.sim.bench.array:text"))
 TEXTS.add("npu", Lazy("bankside.sim.bench.npu:text"))
 TEXTS.add("memory", Lazy("bankside.sim.bench.memory:text"))
+TEXTS.add("mapping", Lazy("bankside.sim.bench.mapping:text"))
 
 _NPUS = tuple(f"npu_{profile}_{macs}" for profile in ("u55", "llm") for macs in (32, 64, 128, 256))
-MEMORY = "memory"  # the host memory controllers, which have no hardware description
-PRESETS = ("dimm_pim_ddr4", "array_16x16", "array_32x32", *_NPUS, MEMORY)
+#: What has no hardware description: the host memory controllers; mapper and serving.
+_OTHERS = ("memory", "mapping")
+PRESETS = ("dimm_pim_ddr4", "array_16x16", "array_32x32", *_NPUS, *_OTHERS)
 
 
 @click.command(name="bench")
@@ -65,7 +68,7 @@ def command(
     """Measure the speed of the executions and print ratios."""
     result, shown = {}, []
     for preset in presets:
-        engine = MEMORY if preset == MEMORY else HardwareConfig.load(preset).engine
+        engine = preset if preset in _OTHERS else HardwareConfig.load(preset).engine
         found = MEASURES.get(engine)(
             preset, repeats, builds=not no_build, cocotb=not no_cocotb, all_signals=all_signals
         )
