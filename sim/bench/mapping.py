@@ -110,7 +110,7 @@ def measure(preset: str, repeats: int, **_: object) -> dict[str, Any]:
 def text(result: dict[str, Any]) -> str:
     experts, presets, serve = result["experts"], result["presets"], result["serving"]
     lines = [
-        f"mapper: a decode pass of the whole {MODEL}; {_POINTS:,} points of 256 batch sizes, one call"
+        f"mapper: a decode pass of the whole {MODEL}; {_POINTS:,} points, 256 batch sizes, one call"
     ]
     lines += [
         f"  {name:14} {1e6 * row['seconds_per_point']:8.1f} us per point "
