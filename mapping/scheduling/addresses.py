@@ -5,6 +5,7 @@ Ref: docs/scheduling.md, section COSMA. COSMA orders every pair of tensors with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ortools.sat.python import cp_model
@@ -45,7 +46,7 @@ def joint_plan(
     bound: int,
     effort: Effort,
     order: Sequence[int] | None = None,
-) -> Plan | None:
+) -> tuple[Plan | None, int]:
     """Order, residence and addresses in one model.
 
     Args:
@@ -54,7 +55,8 @@ def joint_plan(
         order: steps of the tasks, where they are given.
 
     Returns:
-        None where nothing better than `start` is found.
+        A plan, None where nothing better than `start` is found; and a lower bound that holds
+        where no order was given.
     """
     return _Joint(graph, capacity, order).solve(start, bound, effort)
 
@@ -144,14 +146,17 @@ class _Joint:
                 self.model.add_hint(end, stays[number].end)
                 self.model.add_hint(address, stays[number].address // self.unit)
 
-    def solve(self, start: Plan, bound: int, effort: Effort) -> Plan | None:
-        """A plan with less traffic than `start`."""
+    def solve(self, start: Plan, bound: int, effort: Effort) -> tuple[Plan | None, int]:
+        """A plan with less traffic than `start`, and a bound."""
         self._hint(start)
         total = sum(self.cost)
         self.model.add(total >= bound // self.unit)
         self.model.add(total < start.extra_bytes // self.unit)
         answer = solve(self.model, effort)
-        return self._plan(answer) if answer.found else None
+        if answer.infeasible:
+            return None, start.extra_bytes
+        bound = max(bound, math.ceil(answer.bound - 1e-6) * self.unit)
+        return (self._plan(answer) if answer.found else None), bound
 
     def _plan(self, answer: Answer) -> Plan:
         value, outputs = answer.solver.value, set(self.graph.outputs)

@@ -71,15 +71,15 @@ def _with_addresses(
 ) -> Plan:
     """The better of `best` and a plan that has as little traffic as the relaxation."""
     found = fixed_addresses(graph, capacity, relaxed.steps, relaxed.stays, effort)
-    if found is None or found.extra_bytes >= best.extra_bytes:
-        for steps in (relaxed.steps, None):
-            found = joint_plan(graph, capacity, best, relaxed.bound, effort, steps)
-            if found is not None:
-                best = replace(found, bound=relaxed.bound, source="cosma, joint")
-            if best.optimal:
-                break
-        return best
-    return replace(found, bound=relaxed.bound, source="cosma")
+    if found is not None and found.extra_bytes < best.extra_bytes:
+        return replace(found, bound=relaxed.bound, source="cosma")
+    for steps in (relaxed.steps, None):
+        found, bound = joint_plan(graph, capacity, best, relaxed.bound, effort, steps)
+        bound = relaxed.bound if steps else bound
+        best = replace(found or best, bound=bound, source="cosma, joint" if found else best.source)
+        if best.optimal:
+            break
+    return best
 
 
 def best_baseline(graph: Graph, capacity: int) -> Plan:
