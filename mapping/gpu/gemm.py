@@ -115,7 +115,8 @@ def _cheapest(
     blocks = np.ceil(m / rows) * np.ceil(n / columns) * split * count
     waves = np.ceil(blocks / gpu.sms)
     depth = np.ceil(k / (split * _STEP)) * _STEP
-    # Every candidate grows with m, n and k, and so does the cheapest.
+    # Candidates grow with m, n and k, but for loads of small products: another tile uses another
+    # multiprocessor's.
     depth = np.where(split == 1, depth, np.maximum(depth, _LEAST_DEPTH))
     inner = waves * depth * _step_seconds(p, gpu, rows, columns, bits)
     bandwidth = np.minimum(
