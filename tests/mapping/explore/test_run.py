@@ -1,0 +1,159 @@
+"""Whole explorations: results, interruption by SIGKILL, workers."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bankside.errors import BanksideError
+from bankside.mapping.explore import workers
+from bankside.mapping.explore.run import explore, table_csv
+from bankside.mapping.explore.space import load_space
+from bankside.mapping.explore.store import Store
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+SPACE = HERE / "space.yaml"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    with Store(tmp_path_factory.mktemp("explore") / "s.sqlite") as store:
+        return explore(load_space(SPACE), store, workers.Here())
+
+
+def test_result(undisturbed: dict) -> None:
+    assert undisturbed["status"]["ok"] and undisturbed["status"]["failed"]
+    reasons = {row["status"]: row["reason"] for row in reversed(undisturbed["reasons"])}
+    assert reasons["failed"] == "ZeroDivisionError: broke"
+    assert any("do not go together" in r["reason"] for r in undisturbed["reasons"])
+    assert any("sum is" in r["reason"] for r in undisturbed["reasons"])
+    ok = [r for r in undisturbed["points"] if r["status"] == "ok"]
+    for best in undisturbed["pareto"]:
+        near, far = best["metrics"]["near"], best["metrics"]["far"]
+        assert best["metrics"]["sum"] <= 60
+        assert not any(
+            r["metrics"]["near"] <= near and r["metrics"]["far"] <= far
+            and (r["metrics"]["near"], r["metrics"]["far"]) != (near, far) for r in ok
+        )  # fmt: skip
+    for row in undisturbed["searches"]:
+        assert row["curve"] == sorted(row["curve"]) and row["samples"] == 60
+        assert 0 < row["hypervolume"] <= undisturbed["hypervolume"] + 1e-12
+        reached = row["samples_to_target"]
+        enough = 0.95 * undisturbed["hypervolume"]
+        if reached is not None:
+            assert row["curve"][reached - 1] >= enough * (1 - 1e-12)
+            assert reached == 1 or row["curve"][reached - 2] < enough
+    lines = table_csv(undisturbed).splitlines()
+    assert len(lines) == undisturbed["evaluated"] + 1
+    assert lines[0] == "hash,status,pareto,x,y,far,near,sum,reason"
+
+
+def test_guided_searches_beat_random(tmp_path: Path) -> None:
+    """On ZDT1 (Zitzler et al. 2000), whose good points are rare."""
+    (tmp_path / "zdt.py").write_text((HERE / "quadratic.py").read_text())
+    lines = [f"  x{i}: {{low: 0.0, high: 1.0}}" for i in range(8)]
+    (tmp_path / "zdt.yaml").write_text(
+        "\n".join(["evaluator: zdt:zdt1", "parameters:", *lines])
+        + "\nobjectives: {first: minimise, second: minimise}\nbudget: 160\npopulation: 20\n"
+    )
+    with Store(tmp_path / "s.sqlite") as store:
+        result = explore(load_space(tmp_path / "zdt.yaml"), store, workers.Here())
+    found = {row["sampler"]: row["hypervolume_median"] for row in result["samplers"]}
+    assert found["nsga2"] > found["random"] and found["tpe"] > found["random"], found
+
+
+def test_nothing_is_evaluated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPLORE_TEST_LOG", str(tmp_path / "log"))
+    space = load_space(SPACE)
+    for _ in range(2):
+        with Store(tmp_path / "s.sqlite") as store:
+            result = explore(space, store, workers.Here())
+            assert len(store) == result["evaluated"]
+    calls = (tmp_path / "log").read_text().splitlines()
+    assert len(calls) == len(set(calls)) == result["evaluated"]
+
+
+def test_same_result_on_two_processes(undisturbed: dict, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store, workers.local(2) as chosen:
+        assert explore(load_space(SPACE), store, chosen) == undisturbed
+
+
+def test_same_result_on_a_cluster(undisturbed: dict, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        with Store(tmp_path / "s.sqlite") as store, workers.dask(cluster.scheduler_address) as far:
+            assert explore(load_space(SPACE), store, far) == undisturbed
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "bankside", "explore", str(SPACE), "--json",
+               "--store", str(folder / "s.sqlite"), *options]  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def finished(folder: Path) -> int:
+    """Results in the store so far."""
+    if not (folder / "s.sqlite").exists():
+        return 0
+    try:
+        with Store(folder / "s.sqlite") as store:
+            return len(store)
+    except BanksideError:  # it is just being made
+        return 0
+
+
+def kill_at(folder: Path, results: int, *options: str) -> bool:
+    """Start, kill when that many results are there; whether it was still running."""
+    process = start(folder, *options)
+    while process.poll() is None and finished(folder) < results:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def survives(undisturbed: dict, folder: Path, kills: int, *options: str) -> None:
+    seed = random.SystemRandom().randrange(1 << 30)
+    moments = sorted(random.Random(seed).sample(range(1, undisturbed["evaluated"] - 5), kills))
+    hit = [kill_at(folder, moment, *options) for moment in moments]
+    assert all(hit), f"seed {seed}: an exploration ended before it was killed"
+    before = finished(folder)
+    assert 0 < before < undisturbed["evaluated"], f"seed {seed}"
+    output, _ = start(folder, *options).communicate()
+    assert json.loads(output) == json.loads(json.dumps(undisturbed)), f"seed {seed}"
+
+
+def test_survives_three_kills(undisturbed: dict, tmp_path: Path) -> None:
+    survives(undisturbed, tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "two"])
+def test_survives_ten_kills(undisturbed: dict, tmp_path: Path, options: tuple) -> None:
+    survives(undisturbed, tmp_path, 10, *options)
+
+
+def test_damaged_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s.sqlite").write_text("no database at all, but a text that is long enough\n" * 9)
+    with pytest.raises(BanksideError, match="cannot be used as a store"):
+        Store(tmp_path / "s.sqlite")
+
+
+@pytest.mark.parametrize("limit", ["sum: {at_most: -1}"])
+def test_no_feasible_point_is_a_finding(run_cli, tmp_path: Path, limit: str) -> None:
+    (tmp_path / "quadratic.py").write_text((HERE / "quadratic.py").read_text())
+    text = SPACE.read_text().replace("sum: {at_most: 60}", limit).replace("budget: 60", "budget: 5")
+    (tmp_path / "space.yaml").write_text(text)
+    done = run_cli("explore", tmp_path / "space.yaml", "--store", tmp_path / "s", "--out", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert (tmp_path / "explore.html").is_file() and (tmp_path / "pareto.png").is_file()
