@@ -32,6 +32,11 @@ for _name, _target, _summary in (
         "Map a language model on a machine, operator by operator.",
     ),
     ("serve", "bankside.mapping.serving.cli:command", "Serve a request trace on a mapped model."),
+    (
+        "explore",
+        "bankside.mapping.explore.cli:command",
+        "Search a space of machines and mappings.",
+    ),
     ("asm", "bankside.isa.asm_cli:asm", "Assemble a program."),
     ("disasm", "bankside.isa.asm_cli:disasm", "Print a program as text."),
     ("dram", "bankside.sim.dram_cli:command", "Check DRAM command streams; run a host memory."),
