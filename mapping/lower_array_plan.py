@@ -162,6 +162,11 @@ class Planner:
         scores = score_ring * areas * self.sizes.scores
         left = self.room - scores
         sizes = self.sizes
+        if left < 2 * sizes.row and not scores:
+            raise refuse(
+                self.machine, "column_words", 2 * sizes.row,
+                "two queries and two results in each column", "use shorter heads",
+            )  # fmt: skip
         if left < 2 * sizes.row:
             raise self._too_many_scores(score_ring, areas)
         results = min(self._result_ring(blocks), (left - 2 * sizes.key) // sizes.value)
