@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -120,7 +121,9 @@ class Task:
         except BanksideError as error:
             return Outcome(INFEASIBLE, {}, " ".join(str(error).split()))
         except Exception as error:
-            return Outcome(FAILED, {}, " ".join(f"{type(error).__name__}: {error}".split()))
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            return Outcome(FAILED, {}, " ".join(told.split()))
 
     def _changed(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Base and workload with the values of a point."""
