@@ -127,9 +127,9 @@ def _searches(result: Mapping[str, Any]) -> str:
             for row in result["samplers"]
         ],
     ) + paragraph(
-        "The hypervolume is that of the objectives scaled to the range of everything found, up to "
-        "a reference point 10 % beyond the worst. A seed that never reached the target counts "
-        "as later than all others."
+        "The hypervolume is that of the objectives (with scale log: their logarithms) scaled "
+        "to the range of everything found, up to a reference point 10 % beyond the worst. A "
+        "seed that never reached the target counts as later than all others."
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from bankside.errors import ConfigError
 from bankside.mapping.explore.evaluate import FAILED, INFEASIBLE, OK, Outcome
 from bankside.mapping.explore.pareto import Vector, front, hypervolume
 from bankside.mapping.explore.search import Sample, ask
@@ -126,18 +127,19 @@ def judge(space: Space, point: dict[str, Any], outcome: Outcome) -> Evaluated:
 
 
 def _result(space: Space, searches: Sequence[Search]) -> dict[str, Any]:
+    what = space.description
     everything = {e.key: e for search in searches for e in search.found}
     points = list(everything.values())
     feasible = [e for e in points if e.status == OK]
     best = [feasible[i] for i in front([e.sample.vector or () for e in feasible])]
     best.sort(key=lambda e: (e.sample.vector, e.key))
-    scale = _Scale([e.sample.vector or () for e in feasible])
+    scale = _Scale([e.sample.vector or () for e in feasible], what.scale == "log")
     most = scale.volume([e.sample.vector or () for e in best])
     rows = [_search_row(space, search, scale, most) for search in searches]
     return {
         "kind": "explore",
         "name": space.name,
-        "description": space.description.model_dump(mode="json"),
+        "description": what.model_dump(mode="json"),
         "space_points": None if math.isinf(space.size) else int(space.size),
         "evaluated": len(points),
         "status": {s: sum(e.status == s for e in points) for s in (OK, INFEASIBLE, FAILED)},
@@ -154,17 +156,32 @@ def _result(space: Space, searches: Sequence[Search]) -> dict[str, Any]:
 class _Scale:
     """Hypervolume in units of the range of everything found: 1 per objective, and the margin."""
 
-    def __init__(self, vectors: Sequence[Vector]) -> None:
-        columns = list(zip(*vectors, strict=True))
+    def __init__(self, vectors: Sequence[Vector], log: bool) -> None:
+        self._log = log
+        columns = list(zip(*(self._seen(v) for v in vectors), strict=True))
         self._low = [min(column) for column in columns]
         self._range = [(max(c) - min(c)) or 1.0 for c in columns]
+
+    def _seen(self, vector: Vector) -> Vector:
+        """Logarithms that keep the order, also of objectives that were negated to maximise them."""
+        if not self._log:
+            return vector
+        if 0 in vector:
+            raise ConfigError(
+                "scale: is log, but an objective is 0 somewhere; use scale: linear (what is "
+                "finished is kept)"
+            )
+        return tuple(math.copysign(1, x) * math.log(abs(x)) for x in vector)
 
     def volume(self, vectors: Sequence[Vector]) -> float:
         if not vectors:
             return 0.0
-        scaled = [tuple((x - low) / size for x, low, size in
-                        zip(v, self._low, self._range, strict=True)) for v in vectors]  # fmt: skip
-        return hypervolume(scaled, (1 + _MARGIN,) * len(self._low))
+        sizes = list(zip(self._low, self._range, strict=True))
+        scaled = [
+            tuple((x - low) / size for x, (low, size) in zip(self._seen(v), sizes, strict=True))
+            for v in vectors
+        ]
+        return hypervolume(scaled, (1 + _MARGIN,) * len(sizes))
 
 
 def _search_row(space: Space, search: Search, scale: _Scale, most: float) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class Description(Section):
         constraints: metric or parameter -> bounds. objectives: metric -> minimise or maximise.
         samplers: searches that run; `random` is always among them. seeds: of each search.
         budget: points of one search. population: points asked for at once.
+        scale: of objectives in the hypervolume; `log` where ratios matter.
         target: share of the hypervolume of everything found that counts as reached.
     """
 
@@ -139,6 +140,7 @@ class Description(Section):
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     budget: int = Field(default=64, ge=1, le=1_000_000)
     population: int = Field(default=16, ge=2, le=10_000)
+    scale: Literal["linear", "log"] = "linear"
     target: float = Field(default=0.95, gt=0, le=1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bankside.errors import BanksideError
+from bankside.errors import BanksideError, ConfigError
 from bankside.mapping.explore import workers
 from bankside.mapping.explore.run import explore, table_csv
 from bankside.mapping.explore.space import load_space
@@ -141,6 +141,21 @@ def test_survives_three_kills(undisturbed: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "two"])
 def test_survives_ten_kills(undisturbed: dict, tmp_path: Path, options: tuple) -> None:
     survives(undisturbed, tmp_path, 10, *options)
+
+
+def test_scale_log(tmp_path: Path) -> None:
+    """By hand: logarithms 0 and 1 (base e) of two points, and a zero that has none."""
+    code = "import math\ndef f(p, w):\n    return {'a': math.exp(p['x']), 'b': %s}\n"
+    text = "evaluator: own:f\nparameters: {x: [0, 1]}\nobjectives: {a: minimise, b: maximise}\n"
+    (tmp_path / "own.py").write_text(code % "math.exp(2 * p['x'])")
+    (tmp_path / "s.yaml").write_text(text + "scale: log\n")
+    with Store(tmp_path / "s.sqlite") as store:
+        result = explore(load_space(tmp_path / "s.yaml"), store, workers.Here())
+    assert result["hypervolume"] == pytest.approx(1.1 * 0.1 + 0.1 * 1.0)
+    (tmp_path / "other.py").write_text(code % "p['x']")
+    (tmp_path / "s.yaml").write_text(text.replace("own", "other") + "scale: log\n")
+    with Store(tmp_path / "s.sqlite") as store, pytest.raises(ConfigError, match="scale: is log"):
+        explore(load_space(tmp_path / "s.yaml"), store, workers.Here())
 
 
 def test_damaged_store_is_told(tmp_path: Path) -> None:
