@@ -20,6 +20,7 @@ from bankside.mapping.workload.load import architecture_names
 MACHINES = {
     "gpu_only": "dgx-a100", "host_offload": "l3", "hbm_pim": "hbm-pim",
     "hbm_pim_ext": "hbm-pim-ext", "rank_pim": "rank-pim", "l3": "l3",
+    "duplex": "duplex",
 }  # fmt: skip
 MODELS = ("llama-3-70b", "opt-66b", "mixtral-8x7b")
 #: Numbers of a system that can only help when they grow.
@@ -30,6 +31,7 @@ BETTER = {
     "hbm_pim_ext": ("hbm_pim.bandwidth_gbps", "hbm_pim.memory_bytes", "gpu_link.gbps"),
     "rank_pim": ("rank_pim.bandwidth_gbps", "rank_pim.memory_bytes", "host_link.gbps"),
     "l3": ("gpu.memory_gbps", "host_link.gbps", "dimm_pim.memory_bytes", "dimm_pim.channels"),
+    "duplex": ("gpu.memory_gbps", "gpu.memory_bytes", "gpu_link.gbps", "logic_pim.bandwidth_gbps"),
 }  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def test_interleaving_hides_the_quicker_side() -> None:
 # --- bankside map -------------------------------------------------------------------------------
 
 
-LATER = ("duplex", "fusemax", "npu")
+LATER = ("fusemax", "npu")
 """Machines whose own policies are not there yet."""
 
 

@@ -1,0 +1,62 @@
+"""Duplex: which processor takes what, and when both work."""
+
+import numpy as np
+import pytest
+
+from bankside.errors import ConfigError
+from bankside.mapping.policy.base import POLICIES, Policy
+from bankside.mapping.system.system import System
+from bankside.mapping.workload.architecture import Architecture
+from bankside.mapping.workload.batch import Batch
+
+
+def duplex(model: str = "mixtral-8x7b") -> Policy:
+    return POLICIES.get("duplex")(Architecture.load(model), System.load("duplex"))
+
+
+def parts(chosen: Policy, batch: Batch) -> dict[str, float]:
+    return {name: float(np.asarray(part)) for name, part in chosen.step(batch).parts.items()}
+
+
+def devices(chosen: Policy, batch: Batch) -> dict[str, str]:
+    return {line.name: line.device for line in chosen.plan(batch).lines}
+
+
+def test_few_operations_per_byte_go_to_the_logic_die() -> None:
+    chosen = duplex("llama-3-70b")
+    assert devices(chosen, Batch.decode(1, 8192))["qkv"] == "logic_pim"
+    many = devices(chosen, Batch.decode(1024, 8192))
+    assert many["qkv"] == "gpu" and many["attention_decode"] == "logic_pim"
+    assert devices(chosen, Batch.prefill(1, 4096))["attention_prefill"] == "gpu"
+
+
+def test_experts_are_divided_where_both_together_are_quicker() -> None:
+    """In the middle: with few tokens the banks' bandwidth decides, with many the GPU."""
+    chosen = duplex()
+    found = {n: devices(chosen, Batch.decode(n, 512))["expert_down"] for n in (1, 64, 128, 1024)}
+    assert found[1] == "logic_pim"
+    assert "both" in found.values()
+
+
+def test_prompts_attend_beside_the_requests_that_decode() -> None:
+    chosen = duplex("llama-3-70b")
+    prompt, others = Batch.prefill(1, 4096), Batch.decode(64, 8192)
+    mixed = parts(chosen, prompt + others)
+    apart = [parts(chosen, part) for part in (prompt, others)]
+    assert mixed["both.attention"] == pytest.approx(
+        max(apart[0]["gpu.attention"], apart[1]["pim.attention"]), rel=1e-9
+    )
+    assert mixed["gpu.attention"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("model", ["llama-3-70b", "mixtral-8x7b"])
+def test_never_slower_than_the_same_gpus_alone(model: str) -> None:
+    arch, system = Architecture.load(model), System.load("duplex")
+    batch = Batch.decode(np.array([1, 8, 64, 512]), np.array([100, 4096, 2000, 9000]))
+    alone = POLICIES.get("gpu_only")(arch, system).step(batch).seconds
+    assert (duplex(model).step(batch).seconds <= np.asarray(alone) * (1 + 1e-9)).all()
+
+
+def test_a_machine_without_logic_pim_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no logic_pim"):
+        POLICIES.get("duplex")(Architecture.load("llama-3-70b"), System.load("dgx-a100"))
