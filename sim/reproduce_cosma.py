@@ -63,6 +63,11 @@ def cells(data: Cosma, found: Sequence[Point]) -> list[dict[str, Any]]:
         saved, count = mean_saved(found, names)
         why = f"{count} comparisons with {what}; {_NETWORKS}"
         rows.append(cell(f"saving against {what}", data.published.reduction, saved, why))
+    for margin in data.margins:
+        part = [each for each in found if each.margin == margin]
+        saved, count = mean_saved(part, _EVERY)
+        why = f"{count} comparisons, to show what the scratchpad's size does; {_NETWORKS}"
+        rows.append(cell(f"saving at margin {margin:g}", data.published.reduction, saved, why))
     search = [each for each in found if each.search]
     saved, count = mean_saved(search, _EVERY)
     why = f"{count} comparisons; exact plans, where the paper divides and conquers; {_NETWORKS}"

@@ -61,6 +61,7 @@ class Cosma(Section):
 
     published: Published
     margins: list[float] = Field(min_length=1)
+    effort_seconds: float = Field(gt=0)
     graphs: list[GraphEntry] = Field(min_length=10)
 
 
@@ -115,8 +116,9 @@ def point(entry: GraphEntry, margin: float, effort: Effort = EFFORT) -> Point:
     return Point(graph.name, len(graph.tasks), entry.search, margin, plan, found, seconds)
 
 
-def points(data: Cosma, effort: Effort = EFFORT) -> list[Point]:
+def points(data: Cosma) -> list[Point]:
     """Every network on every scratchpad."""
+    effort = Effort(data.effort_seconds)
     return [point(entry, margin, effort) for entry in data.graphs for margin in data.margins]
 
 

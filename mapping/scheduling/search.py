@@ -149,6 +149,7 @@ class _Search:
         start, goal = (0, 0, 0), (1 << len(self.before)) - 1
         best: dict[State, int] = {start: 0}
         moves: dict[State, _Move] = {}
+        expanded: dict[int, list[tuple[int, int, int]]] = {}
         # Among equal costs the one with the most tasks done comes first.
         queue: list[tuple[int, int, State]] = [(0, 0, start)]
         while queue:
@@ -157,11 +158,25 @@ class _Search:
                 continue
             if state[0] == goal:
                 return self._residence(moves, state, cost)
+            if self._dominated(state, cost, expanded.setdefault(state[0], [])):
+                continue
             if not states:
                 return Residence((), (), cost, False)
             states -= 1
+            expanded[state[0]].append((cost, state[1], state[2]))
             self._expand(state, cost, best, moves, queue)
         return None
+
+    def _dominated(self, state: State, cost: int, others: list[tuple[int, int, int]]) -> bool:
+        """Whether a state with the same tasks done, at least the same tensors there, and enough
+        less cost to store what only this one has stored, was expanded before.
+        """
+        _, there, stored = state
+        return any(
+            not there & ~other_there
+            and other_cost + self.bytes(stored & ~other_stored & ~self.stored_free) <= cost
+            for other_cost, other_there, other_stored in others
+        )
 
     def _expand(self, state: State, cost: int, best: dict, moves: dict, queue: list) -> None:
         eager = self._eager(state)
