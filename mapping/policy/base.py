@@ -342,5 +342,14 @@ def total(parts: Mapping[str, Numbers]) -> Numbers:
 
 #: Name -> subclass of `Policy`.
 POLICIES: Registry[type[Policy]] = Registry("policy")
-for _name in ("gpu_only", "host_offload", "hbm_pim", "hbm_pim_ext", "rank_pim", "l3", "duplex"):
+for _name in (
+    "gpu_only",
+    "host_offload",
+    "hbm_pim",
+    "hbm_pim_ext",
+    "rank_pim",
+    "l3",
+    "duplex",
+    "fusemax",
+):
     POLICIES.add(_name, Lazy(f"bankside.mapping.policy.{_name}:POLICY"))

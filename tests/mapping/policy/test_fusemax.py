@@ -1,0 +1,44 @@
+"""FuseMax beside GPUs: prompts' attention on the array."""
+
+import numpy as np
+import pytest
+
+from bankside.errors import ConfigError
+from bankside.mapping.policy.base import POLICIES
+from bankside.mapping.system.system import System
+from bankside.mapping.workload.architecture import Architecture
+from bankside.mapping.workload.batch import Batch
+
+
+def made(model: str = "llama-3-8b", machine: str = "fusemax"):
+    return POLICIES.get("fusemax")(Architecture.load(model), System.load(machine))
+
+
+def test_only_prompts_attention_is_on_the_array() -> None:
+    chosen = made()
+    lines = chosen.plan(Batch.prefill(2, 4096) + Batch.decode(4, 1000)).lines
+    assert [line.name for line in lines if line.device == "array"] == ["attention_prefill"]
+
+
+def test_the_array_takes_its_closed_form_and_no_less_than_its_peak() -> None:
+    """Two prompts after 512 tokens done before: twice the cycles of one, layers alike."""
+    chosen = made()
+    arch, machine = chosen.arch, chosen.closed.machine
+    cycles = chosen.closed.estimate(
+        1024, 1536, arch.heads, arch.kv_heads, causal=True, first_position=512
+    ).total
+    clock = machine.config.clock_mhz * 1e6
+    batch = Batch.prefill(2, 1024, 512)
+    found = float(np.asarray(chosen.step(batch).parts["array.attention"]))
+    assert found == pytest.approx(2 * chosen.layers * int(cycles) / clock, rel=1e-9)
+    products = float(np.asarray(batch.prefill_pairs)) * 2 * arch.heads * arch.head_dim
+    assert found >= chosen.layers * products / (machine.rows * machine.columns * clock)
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "part"),
+    [("llama-3-8b", "dgx-a100", "has no array"), ("deepseek-v3", "fusemax", "latent attention")],
+)
+def test_what_it_cannot_do_is_refused(model: str, machine: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        made(model, machine)
