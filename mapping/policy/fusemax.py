@@ -71,20 +71,27 @@ class FuseMax(Policy):
 
     def step(self, batch: Batch) -> Cost:
         parts, energy = self.on_gpus(self.divided(batch))
-        attention, crossing, joules = 0.0 * batch.tokens, 0.0 * batch.tokens, 0.0 * batch.tokens
+        attention, crossing, work = (0.0 * batch.tokens for _ in range(3))
+        known = self._energies is not None
         for layers, op in self.operators(batch, 1):
             if not self.on_gpu(op):
                 assert isinstance(op, Attention)
                 attention = attention + layers * self.array_seconds(op)
                 crossing = crossing + layers * self.link_seconds(op)
-                joules = joules + layers * self._energy(op)
+                work = work + layers * self._energy(op)
         parts = {**parts, "array.attention": attention, "link.exposed": crossing}
         gpus = self.of_all(energy)
-        return Cost(total(parts), None if gpus is None else gpus + joules, parts)
+        return Cost(total(parts), gpus + work if known and gpus is not None else None, parts)
+
+    @property
+    def _energies(self) -> tuple[float, float] | None:
+        """Picojoules of an operation and of a byte; None where one is not known."""
+        per_flop, per_byte = self.array.energy_per_flop_pj, self.array.energy_per_byte_pj
+        return None if per_flop is None or per_byte is None else (per_flop, per_byte)
 
     def _energy(self, op: Operator) -> Numbers:
-        """Joules of products and of main memory, without on-chip traffic; 0 where not known."""
-        flops, moved = self.array.energy_per_flop_pj or 0, self.array.energy_per_byte_pj or 0
+        """Joules of products and of main memory, without on-chip traffic."""
+        flops, moved = self._energies or (0.0, 0.0)
         return 1e-12 * (flops * op.matrix_flops + moved * op.bytes)
 
     def other_line(self, layers: int, op: Operator, batch: Batch) -> Line:

@@ -42,3 +42,14 @@ def test_the_array_takes_its_closed_form_and_no_less_than_its_peak() -> None:
 def test_what_it_cannot_do_is_refused(model: str, machine: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         made(model, machine)
+
+
+def test_energy_is_not_known_where_the_array_does_not_tell() -> None:
+    system = System.load("fusemax")
+    batch = Batch.prefill(1, 512)
+    arch = Architecture.load("llama-3-8b")
+    known = POLICIES.get("fusemax")(arch, system).step(batch).energy_j
+    assert float(np.asarray(known)) > 0
+    for key in ("energy_per_flop_pj", "energy_per_byte_pj"):
+        less = system.with_(f"array.{key}", None)
+        assert POLICIES.get("fusemax")(arch, less).step(batch).energy_j is None
