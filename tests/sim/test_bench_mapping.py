@@ -1,5 +1,7 @@
 """The bench of mapper and serving: what it measures."""
 
+import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from bankside.cli import main
@@ -18,6 +20,14 @@ def test_bench_from_the_command_line(monkeypatch, tmp_path) -> None:
 
 def test_a_sweep_prices_every_point(monkeypatch) -> None:
     monkeypatch.setattr(mapping, "_POINTS", 300)
+    sizes, times = [], iter([3.0, 0.5])
+
+    def timed(work, repeats: int) -> float:
+        sizes.append(np.size(work().seconds))
+        return next(times)
+
+    monkeypatch.setattr(mapping, "median_seconds", timed)
     found = mapping.sweep("l3", mapping.MODEL, 1)
-    assert found["points_per_s"] * found["seconds_per_point"] == 1
-    assert 0 < found["seconds_per_point"] < found["single_s"]
+    assert sizes == [300, 1]
+    assert found["seconds_per_point"] == 0.01 and found["single_s"] == 0.5
+    assert found["points_per_s"] == pytest.approx(100)
