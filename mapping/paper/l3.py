@@ -1,5 +1,5 @@
 """Steady states of L3 and its baselines: as many requests as memory holds, in the middle of their
-answers.
+answers. Means over many such states.
 
 Lengths are log-normal with the published means and deviations. A request is under way for as many
 passes as its answer has tokens, so contexts under way are drawn with that weight and at any point
@@ -24,7 +24,8 @@ from bankside.mapping.workload.batch import Batch
 from bankside.strict_yaml import load_yaml
 
 SEED = 20260626
-_DRAWN = 20_000
+#: Requests that contexts are drawn from; states that a steady state is averaged over.
+_DRAWN, _STATES = 20_000, 200
 
 
 @lru_cache(maxsize=1)
@@ -37,9 +38,9 @@ def published() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Steady:
-    """batch: requests under way. seconds: of a pass. tokens_per_s: of all of them."""
+    """Means over states. batch: requests under way. seconds: of a pass. tokens_per_s: of all."""
 
-    batch: int
+    batch: float
     seconds: float
 
     @property
@@ -59,30 +60,37 @@ def log_normal(
 
 @lru_cache(maxsize=16)
 def contexts(dataset: str) -> tuple[NDArray[np.float64], float, float]:
-    """(contexts of requests under way, mean prompt, mean answer)."""
-    shape = published()["datasets"][dataset]
+    """(contexts of requests under way, one state per row; mean prompt; mean answer)."""
+    data = published()
+    shape = data["datasets"][dataset]
     rng = np.random.default_rng(SEED)
     inputs = log_normal(rng, *shape["input"], _DRAWN)
     outputs = log_normal(rng, *shape["output"], _DRAWN)
-    chosen = rng.choice(_DRAWN, _DRAWN, p=outputs / outputs.sum())
-    now = inputs[chosen] + outputs[chosen] * rng.random(_DRAWN)
+    size = (_STATES, data["requests"])
+    chosen = rng.choice(_DRAWN, size, p=outputs / outputs.sum())
+    now = inputs[chosen] + outputs[chosen] * rng.random(size)
     return np.ceil(now), float(inputs.mean()), float(outputs.mean())
 
 
-def steady(policy: Policy, dataset: str, limit: int) -> Steady:
-    """The batch that fits (at most `limit` requests) and a pass of it."""
+def steady(policy: Policy, dataset: str) -> Steady:
+    """The batches that fit in each state, one request at least, and their passes.
+
+    Tokens per second are those of all states over the time of all: where memory holds few requests
+    a single state says little (a factor of 4 to either side).
+    """
     drawn, prompt, answer = contexts(dataset)
-    held = np.cumsum(drawn[:limit])
-    batch = max(1, int(np.searchsorted(held, policy.capacity.kv_tokens, "right")))
-    part = drawn[:batch]
+    held = np.cumsum(drawn, axis=1) <= policy.capacity.kv_tokens
+    held[:, 0] = True
+    batch = held.sum(axis=1).astype(float)
+    part = np.where(held, drawn, 0.0)
     work = Batch(
-        decode_requests=batch, decode_context=float(part.sum()), decode_longest=float(part.max())
+        decode_requests=batch, decode_context=part.sum(axis=1), decode_longest=part.max(axis=1)
     )
     arriving = batch / answer
     work = work + Batch(
         arriving * prompt, arriving, arriving * prompt * (prompt + 1) / 2, arriving * prompt
     )
-    return Steady(batch, float(np.asarray(policy.step(work).seconds)))
+    return Steady(float(batch.mean()), float(np.mean(policy.step(work).seconds)))
 
 
 @lru_cache(maxsize=512)
@@ -130,9 +138,7 @@ def ours(model: str, dataset: str, setting: Setting = DATA_SHEET, change: tuple 
     """L3 on its machine."""
     data = published()
     tp = data["models"][model]["tp"]
-    return steady(
-        policy(model, "l3", "l3", tp, (*change, *setting.change)), dataset, data["requests"]
-    )
+    return steady(policy(model, "l3", "l3", tp, (*change, *setting.change)), dataset)
 
 
 def baseline(model: str, dataset: str, name: str, setting: Setting = DATA_SHEET) -> Steady:
@@ -140,7 +146,7 @@ def baseline(model: str, dataset: str, name: str, setting: Setting = DATA_SHEET)
     data = published()
     system = data["systems"][name]
     tp = System.load(system).gpus if setting.one_copy else data["models"][model]["tp"]
-    return steady(policy(model, system, name, tp, setting.change), dataset, data["requests"])
+    return steady(policy(model, system, name, tp, setting.change), dataset)
 
 
 def speedups(name: str, setting: Setting = DATA_SHEET) -> dict[tuple[str, str], float]:

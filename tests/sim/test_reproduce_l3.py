@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from bankside.cli import main
 from bankside.mapping.paper import l3
 from bankside.mapping.paper.l3 import TABLE_I, contexts, log_normal, points, published, steady
+from bankside.mapping.workload.batch import Batch
 from bankside.sim.reproduce_l3 import CLOSE, LEFT_OUT, SETTINGS, reproduce
 
 
@@ -52,14 +53,14 @@ def test_cells_that_must_be_close() -> None:
         assert abs(found(name)["ratio"] - 1) <= CLOSE, name
 
 
-def test_the_rate_of_table_i_explains_three_cells() -> None:
+def test_the_rate_of_table_i_explains_two_cells_and_half_of_a_third() -> None:
     """With 156 TFLOP/s in total, as CHIME prints, and nothing else changed."""
     rows = {row["name"]: row["156 TFLOP/s in total"] for row in result()["sensitivity"]}
     assert rows["speed-up over hbm_pim_ext (CHIME)"] == pytest.approx(3.45, rel=CLOSE)
-    assert rows["latency of a pass over HBM-PIM-EXT, OpenR1 (CHIME)"] == pytest.approx(
-        2.2, rel=CLOSE
-    )
-    assert rows["8 times capacity (CHIME)"] > 1.5 > found("8 times capacity (CHIME)")["ours"]
+    assert rows["8 times capacity (CHIME)"] == pytest.approx(2.28, rel=CLOSE)
+    assert found("8 times capacity (CHIME)")["ours"] < 1.5
+    slower = "latency of a pass over HBM-PIM-EXT, OpenR1 (CHIME)"
+    assert 2.2 < rows[slower] < 0.6 * found(slower)["ours"]
     assert 8 * TABLE_I.gpu_tflops == 156
 
 
@@ -80,10 +81,41 @@ def test_contexts_under_way() -> None:
     assert drawn.mean() == pytest.approx(wanted, rel=0.05)
 
 
-def test_a_steady_state_fills_the_memory() -> None:
+def test_steady_states_fill_the_memory() -> None:
+    """States one by one, as numbers: the batch that just fits, or the one request that does not."""
     for model, dataset in points():
-        policy = l3.policy(model, "l3", "l3", published()["models"][model]["tp"])
-        state = steady(policy, dataset, 1000)
-        drawn, _, _ = contexts(dataset)
-        assert drawn[: state.batch].sum() <= policy.capacity.kv_tokens
-        assert state.batch == 1000 or drawn[: state.batch + 1].sum() > policy.capacity.kv_tokens
+        policy = l3.policy(model, "hbm-pim", "hbm_pim", published()["models"][model]["tp"])
+        room = policy.capacity.kv_tokens
+        rows, prompt, answer = contexts(dataset)
+        batches, seconds = [], []
+        for row in rows:
+            count = 0
+            while count < len(row) and row[: count + 1].sum() <= room:
+                count += 1
+            held = row[: max(count, 1)]
+            batches.append(len(held))
+            ended = len(held) / answer
+            pairs = ended * prompt * (prompt + 1) / 2
+            work = Batch(ended * prompt, ended, pairs, ended * prompt, len(held), held.sum(),
+                         held.max())  # fmt: skip
+            if model == "opt-66b":
+                seconds.append(float(np.asarray(policy.step(work).seconds)))
+        state = steady(policy, dataset)
+        assert state.batch == pytest.approx(np.mean(batches)), (model, dataset)
+        assert state.tokens_per_s == pytest.approx(state.batch / state.seconds)
+        if seconds:
+            assert state.seconds == pytest.approx(np.mean(seconds)), dataset
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_other_draws_say_the_same(seed: int, monkeypatch) -> None:
+    """Where memory holds few requests one state alone says little; their mean does."""
+    first = {c["name"]: c["ours"] for c in result()["cells"]}
+    monkeypatch.setattr(l3, "SEED", seed)
+    contexts.cache_clear()
+    try:
+        again = {c["name"]: c["ours"] for c in reproduce()["cells"]}
+    finally:
+        contexts.cache_clear()
+    for name, value in first.items():
+        assert again[name] == pytest.approx(value, rel=0.1), name
