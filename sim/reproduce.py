@@ -63,6 +63,8 @@ PAPERS: Registry[Paper] = Registry("paper")
 PAPERS.add("fusemax", Lazy("bankside.sim.reproduce_fusemax:PAPER"))
 PAPERS.add("l3", Lazy("bankside.sim.reproduce_l3:PAPER"))
 PAPERS.add("vela", Lazy("bankside.sim.reproduce_vela:PAPER"))
+PAPERS.add("cosma", Lazy("bankside.sim.reproduce_cosma:PAPER"))
+PAPERS.add("intar", Lazy("bankside.sim.reproduce_intar:PAPER"))
 
 
 def cell(name: str, paper: float, ours: float, assumption: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Fabric:
         switch_cycles: to turn multipliers to another task.
         late: tasks whose result is complete only after the last tile (they sum over tiles): nothing
             can stream out of them, and it is whole in the buffer while they run.
+        function_bytes_per_cycle: results of a task without multiply-accumulates; each has a
+            function unit of its own, beside the multipliers.
     """
 
     units: int
@@ -43,6 +45,7 @@ class Fabric:
     tiles: int = 16
     switch_cycles: int = 4
     late: frozenset[str] = frozenset()
+    function_bytes_per_cycle: float = 32.0
 
 
 @dataclass(frozen=True)
@@ -286,20 +289,25 @@ class Costs:
 
     # --- multipliers ------------------------------------------------------------------------------
     def compute(self, clusters: tuple[tuple[int, ...], ...], modes: dict) -> int | None:
-        """Cycles with the best split of the units; None where there are fewer units than clusters.
-
-        Tasks without multiply-accumulates stream through function units beside the multipliers.
-        """
+        """Cycles with the best split of the units; None where clusters outnumber them."""
         work = [sum(self.graph.tasks[i].macs for i in c) for c in clusters]
         stage = split([w for w in work if w], self.fabric.units, self.fabric.unit_macs)
         if stage is None:
             return None
+        stage = max(stage, *(self.function(i) for c in clusters for i in c))
         tiles = self.fabric.tiles
         shared = ([i for i in c if self.graph.tasks[i].macs] for c in clusters)
         turns = sum(len(c) for c in shared if len(c) > 1)
         depth = self._depth(clusters, modes)
         switches = self.fabric.switch_cycles * (1 + tiles * turns)
         return stage + (depth - 1) * -(-stage // tiles) + switches
+
+    def function(self, i: int) -> int:
+        """Cycles of a task on a function unit; 0 for one on multipliers."""
+        if self.graph.tasks[i].macs:
+            return 0
+        size = self.graph.sizes[self.graph.tasks[i].output]
+        return -int(-size // self.fabric.function_bytes_per_cycle)
 
     def _depth(self, clusters: tuple[tuple[int, ...], ...], modes: dict) -> int:
         """Clusters on the longest way through the pipeline."""

@@ -84,10 +84,11 @@ def _splits(units: int, parts: int) -> Iterator[tuple[int, ...]]:
 
 def _path(graph: Graph, fabric: Fabric, given: dict[int, int]) -> int:
     """Cycles until the last task ends."""
+    costs = Costs(graph, fabric)
     begin: list[int] = []
     end: list[int] = []
     for i, task in enumerate(graph.tasks):
-        own = -(-task.macs // (given.get(i, 1) * fabric.unit_macs))
+        own = -(-task.macs // (given.get(i, 1) * fabric.unit_macs)) + costs.function(i)
         start, last = 0, 0
         for tensor in task.inputs:
             j = graph.writer.get(tensor)
