@@ -58,6 +58,11 @@ for _name, _target, _summary in (
         "Show the schedule of a binding on an array machine.",
     ),
     (
+        "allocate",
+        "bankside.mapping.scheduling.cli:command",
+        "Order, addresses and traffic of an operator graph on a scratchpad.",
+    ),
+    (
         "calibrate",
         "bankside.mapping.gpu.calibrate_cli:command",
         "Fit the GPU model to measured operator times.",
