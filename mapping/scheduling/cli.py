@@ -55,16 +55,15 @@ def describe_timed(plan: TimedPlan) -> dict[str, Any]:
 
 def _text(result: dict[str, Any], graph: Graph) -> str:
     proof = "optimal" if result["optimal"] else f"bound {result['bound_bytes']}"
-    lines = [
-        (
-            f"{result['graph']}: {len(graph.tasks)} tasks, scratchpad {result['capacity_bytes']} bytes "
-            f"(at least {result['smallest_capacity_bytes']}, peak {result['peak_bytes']})"
-        ),
-        (
-            f"traffic {result['compulsory_bytes']} compulsory + {result['extra_bytes']} bytes "
-            f"({proof}; {result['source']})"
-        ),
-    ]
+    sizes = (
+        f"scratchpad {result['capacity_bytes']} bytes (at least "
+        f"{result['smallest_capacity_bytes']}, peak {result['peak_bytes']})"
+    )
+    traffic = (
+        f"traffic {result['compulsory_bytes']} compulsory + {result['extra_bytes']} bytes "
+        f"({proof}; {result['source']})"
+    )
+    lines = [f"{result['graph']}: {len(graph.tasks)} tasks, {sizes}", traffic]
     for step, name in enumerate(result["order"]):
         begins = [s for s in result["stays"] if s["first"] == step]
         what = ", ".join(
