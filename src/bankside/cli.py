@@ -60,7 +60,7 @@ for _name, _target, _summary in (
     (
         "allocate",
         "bankside.mapping.scheduling.cli:command",
-        "Order, addresses and traffic of an operator graph on a scratchpad.",
+        "Order and addresses of operators on a scratchpad.",
     ),
     (
         "calibrate",
