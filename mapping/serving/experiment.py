@@ -154,10 +154,15 @@ def _policy(
 
 def _swap_seconds(experiment: Experiment, policy: Policy) -> float:
     """Of one token's keys and values over the link to the host."""
-    system = policy.system
-    if not system.host_bandwidth:
+    rate = policy.system.host_bandwidth
+    batching = experiment.description.batching
+    if batching.preemption != "swap" and batching.strategy != DISAGGREGATED:
         return 0.0
-    rate = system.host_bandwidth
+    if not rate:
+        raise ConfigError(
+            f"{policy.system.name} has no link to a host, to which requests that give way would be "
+            f"moved; give it a host_link, or choose batching.preemption recompute or none"
+        )
     return float(experiment.architecture.kv_bytes_per_token() / rate)
 
 

@@ -149,3 +149,12 @@ def test_the_whole_public_trace(tmp_path: Path) -> None:
     text = text.replace("token_budget: 512", "token_budget: 2048, max_requests: 1024")
     result = run(load_experiment(write(tmp_path, text)))
     assert result["served"] == 19366 and result["seconds"] > 3480
+
+
+def test_swapping_needs_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SMALL.replace("token_budget: 512", "token_budget: 512, preemption: swap")
+    experiment = load_experiment(write(tmp_path, text))
+    assert run(experiment)["served"] == 120
+    monkeypatch.setattr(type(experiment.policy.system), "host_bandwidth", 0.0)
+    with pytest.raises(ConfigError, match="no link to a host"):
+        run(experiment)
