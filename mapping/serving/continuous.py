@@ -47,7 +47,7 @@ class DecodeOnly(State):
             request = self.waiting[0]
             got = self.got.get(request, 1)
             context = self.swapped.get(request, int(self.trace.inputs[request]))
-            if not self._fits(request, context):
+            if not self._fits(request, context, decodes=True):
                 return
             self.waiting.popleft()
             self.blocks.used += self.blocks.of(context)

@@ -219,7 +219,7 @@ class State:
             total = int(self.trace.inputs[request]) + got if context is None else context
             if context is None and room is not None and total > room:
                 return None
-            if not self._fits(request, total):
+            if not self._fits(request, total, decodes=context is not None):
                 return None
             self.waiting.popleft()
             self.blocks.used += self.blocks.of(total)
@@ -235,11 +235,16 @@ class State:
         self.decoders.add(request, context, int(self.trace.outputs[request]) - got)
         (plan.back_later if plan.decode_requests else plan.back).append(request)
 
-    def _fits(self, request: int, total: int) -> bool:
+    def _fits(self, request: int, total: int, *, decodes: bool) -> bool:
+        """Whether there is memory for its `total` tokens; `decodes`: it needs no prompt first."""
         if self.batching.preemption == "none":
             return self._reserved + self.blocks.of(self._largest(request)) <= self.blocks.total
         # Those that decode should not have to give way in the very next pass.
         spare = self.decoders.count // self.batching.block_tokens + 1 if self.under_way else 0
+        if decodes:
+            # It may decode in this very pass: nobody must give way in it, so it counts exactly.
+            grows = self.decoders.growing() + (total % self.batching.block_tokens == 0)
+            spare = max(spare, grows)
         return self.blocks.of(total) + spare <= self.blocks.free
 
     def _shared(self, request: int) -> int:

@@ -103,6 +103,17 @@ def test_shared_prefixes_are_computed_once() -> None:
     assert prompts == [20_000, 20_000 - 400 * 19 - 400 * 18]
 
 
+def test_who_comes_back_does_not_give_way_in_the_same_pass() -> None:
+    """Three requests whose contexts all fill their blocks at once, in four blocks."""
+    trace = make_trace("edge", [(0.0, 1, 17, ()), (0.0, 16, 18, ()), (0.0, 1, 17, ())])
+    batching = Batching(strategy="continuous", token_budget=8, block_tokens=16, preemption="swap")
+    state, now, seen = STRATEGIES.get("continuous")(trace, batching, 64), 0.0, 0
+    while (plan := state.next(now)) is not None:
+        assert not set(plan.back + plan.back_later) & set(plan.gave_way)
+        now, seen = now + 1.0, seen + len(plan.gave_way)
+    assert seen and serve(trace, batching, 64).complete == 3
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(
