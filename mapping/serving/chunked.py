@@ -13,7 +13,7 @@ class Chunked(State):
 
     def _compose(self, plan: Pass) -> None:
         self._decode(plan)
-        budget = self.batching.token_budget - plan.decode_requests
+        budget = self._budget(plan)
         for prompt in self.prompts:
             budget -= self._chunk(plan, prompt, budget)
         while budget > 0 and (prompt := self._admit(plan)) is not None:
@@ -21,6 +21,10 @@ class Chunked(State):
             budget -= self._chunk(plan, prompt, budget)
         for prompt in self._finished():
             self._finish_prompt(plan, prompt)
+
+    def _budget(self, plan: Pass) -> int:
+        """Prompt tokens of this pass at most."""
+        return self.batching.token_budget - plan.decode_requests
 
     def _chunk(self, plan: Pass, prompt: Prompt, budget: int) -> int:
         tokens = min(budget, prompt.total - prompt.done)

@@ -173,7 +173,7 @@ def run(experiment: Experiment, on_done: Callable[[int], None] | None = None) ->
         records, first, done = _two_machines(experiment, on_done)
     else:
         state = STRATEGIES.get(batching.strategy)(
-            experiment.trace, batching, int(experiment.policy.capacity.kv_tokens)
+            experiment.trace, batching, int(experiment.policy.capacity.kv_tokens), experiment.policy
         )
         prices = Prices(experiment.policy, _swap_seconds(experiment, experiment.policy))
         record = simulate(state, prices, on_done=on_done)

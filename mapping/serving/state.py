@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ from bankside.mapping.serving.trace import Trace
 from bankside.registry import Lazy, Registry
 from bankside.schema import Section
 
+if TYPE_CHECKING:
+    from bankside.mapping.policy.base import Policy
+
 Preemption = Literal["recompute", "swap", "none"]
 
 
@@ -25,8 +28,10 @@ class Batching(Section):
     """How passes are composed.
 
     Attributes:
-        strategy: `continuous`, `chunked`, `layered`, or `disaggregated`.
-        token_budget: tokens of a pass at most (chunked), prompt tokens of one at most (others).
+        strategy: `continuous`, `chunked`, `adaptive`, `layered`, or `disaggregated`.
+        token_budget: tokens of a pass at most (chunked), prompt tokens of one at most (others but
+            adaptive).
+        tbt_s: seconds that prompts may stretch a pass to (adaptive).
         max_requests: requests that are under way at most.
         block_tokens: tokens of a block of key/value memory.
         preemption: a request that gives way is computed again (`recompute`) or moved to host memory
@@ -37,6 +42,7 @@ class Batching(Section):
 
     strategy: str = "chunked"
     token_budget: int = Field(default=512, ge=1)
+    tbt_s: float = Field(default=0.1, gt=0)
     max_requests: int = Field(default=256, ge=1)
     block_tokens: int = Field(default=16, ge=1, le=4096)
     preemption: Preemption = "recompute"
@@ -108,7 +114,10 @@ class Prompt:
 class State:
     """Requests waiting, with prompts under way, decoding."""
 
-    def __init__(self, trace: Trace, batching: Batching, kv_tokens: int) -> None:
+    def __init__(
+        self, trace: Trace, batching: Batching, kv_tokens: int, policy: Policy | None = None
+    ) -> None:
+        """policy: what computes the passes, for strategies that ask it."""
         self.trace, self.batching = trace, batching
         self.blocks = Blocks(kv_tokens, batching.block_tokens)
         self.decoders = Decoders(batching.block_tokens)
@@ -283,7 +292,7 @@ class State:
 
 #: Name -> subclass of `State`; to add a strategy, a file and a line here.
 STRATEGIES: Registry[type[State]] = Registry("batching strategy")
-for _name in ("continuous", "chunked", "layered"):
+for _name in ("continuous", "chunked", "adaptive", "layered"):
     STRATEGIES.add(_name, Lazy(f"bankside.mapping.serving.{_name}:STATE"))
 # Its first machine; `experiment` puts the second one behind it.
 STRATEGIES.add("disaggregated", Lazy("bankside.mapping.serving.continuous:PromptsOnly"))

@@ -1,7 +1,8 @@
-"""The chunked, continuous and layered strategies once more, request by request and pass by pass,
+"""The chunked, adaptive, continuous and layered strategies once more, request by request and pass by pass,
 without heaps, sums or looking ahead; and a policy with known prices.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,19 @@ class Linear:
         return Cost(seconds, self.energy * seconds if self.energy else None)
 
 
+class Overlapped(Linear):
+    """Keys of those who decode are read beside everything else."""
+
+    def __init__(self, beside=3e-6, **parts):
+        super().__init__(**parts)
+        self.beside = beside
+
+    def step(self, batch: Batch) -> Cost:
+        here = super().step(batch).seconds
+        seconds = np.maximum(here, self.beside * batch.decode_context)
+        return Cost(seconds, self.energy * seconds if self.energy else None)
+
+
 @dataclass
 class One:
     number: int
@@ -52,8 +66,19 @@ class One:
         return self.prompt + self.got
 
 
+def around(number, steps):
+    """The size at or above a number, and the one before it."""
+    if number == 0:
+        return 0, 0
+    power, before = 0, 0
+    while math.ceil(2 ** (power / steps)) < number:
+        before = math.ceil(2 ** (power / steps))
+        power += 1
+    return math.ceil(2 ** (power / steps)), before
+
+
 class Plain:
-    """strategy: `chunked`, `continuous` or `layered`; who gives way is computed again."""
+    """strategy: `chunked`, `adaptive`, `continuous` or `layered`; who gives way is computed again."""
 
     def __init__(self, trace, batching, kv_tokens, policy):
         self.b, self.policy = batching, policy
@@ -63,6 +88,7 @@ class Plain:
         self.later = list(self.all)
         self.waiting, self.prompts, self.decoding, self.rejected = [], [], [], []
         self.now, self.phase, self.preemptions, self.peak = 0.0, 0, 0, 0
+        self.known = {}
 
     def blocks(self, tokens):
         return -(-tokens // self.size)
@@ -140,8 +166,44 @@ class Plain:
 
     # --- strategies -----------------------------------------------------------------------------
     def chunked(self):
+        return self.chunks(lambda contexts: self.b.token_budget - len(contexts))
+
+    def adaptive(self):
+        return self.chunks(self.room)
+
+    def room(self, contexts):
+        """Sizes are the whole numbers above 2 to the power of eighths (requests, contexts) or
+        halves (the longest, tokens behind).
+        """
+        if not self.prompts and not self.waiting:
+            return 0
+        behind = self.prompts[0].done_prompt if self.prompts else 0
+        numbers = len(contexts), sum(contexts), max(contexts, default=0)
+        above, below = zip(*map(around, numbers, (8, 8, 2)), strict=True)
+        behind = around(behind, 2)[0]
+        work, limit = above, self.b.tbt_s
+        if self.cost(above, 0, behind) > limit:
+            work, limit = below, 1.05 * self.cost(below, 0, behind)
+        low = self.b.block_tokens
+        for power in range(16):
+            if 2**power > low and self.cost(work, 2**power, behind) <= limit:
+                low = 2**power
+        step, most = max(low // 32, 1), min(2 * low, 2**15)
+        chunk = low
+        while chunk + step < most and self.cost(work, chunk + step, behind) <= limit:
+            chunk += step
+        return chunk
+
+    def cost(self, work, chunk, behind):
+        key = work, chunk, behind
+        if key not in self.known:
+            batch = Batch(0, 0, 0, 0, *work) + Batch.prefill(1, chunk, behind)
+            self.known[key] = float(self.policy.step(batch).seconds)
+        return self.known[key]
+
+    def chunks(self, room):
         contexts, got, gave_way = self.decode()
-        budget, prefills = self.b.token_budget - len(contexts), []
+        budget, prefills = room(contexts), []
         at = 0
         while budget > 0:
             if at == len(self.prompts) and (gave_way or self.admit() is None):

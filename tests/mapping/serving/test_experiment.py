@@ -49,7 +49,7 @@ def write(folder: Path, text: str) -> Path:
     return folder / "job.yaml"
 
 
-@pytest.mark.parametrize("strategy", ["chunked", "continuous", "layered"])
+@pytest.mark.parametrize("strategy", ["chunked", "adaptive", "continuous", "layered"])
 def test_results_are_consistent(tmp_path: Path, strategy: str) -> None:
     text = SMALL.replace("{token_budget", f"{{strategy: {strategy}, token_budget")
     experiment = load_experiment(write(tmp_path, text))

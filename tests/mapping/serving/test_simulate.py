@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.mapping.serving.plain import Linear, Plain
+from tests.mapping.serving.plain import Linear, Overlapped, Plain
 
 from bankside.errors import ConfigError, ToolError
 from bankside.mapping.serving import simulate as simulate_module
@@ -13,7 +13,7 @@ from bankside.mapping.serving.simulate import Prices, simulate
 from bankside.mapping.serving.state import STRATEGIES, Batching
 from bankside.mapping.serving.trace import Trace, make_trace
 
-NAMES = ("chunked", "continuous", "layered")
+NAMES = ("chunked", "adaptive", "continuous", "layered")
 
 
 def random_trace(seed: int, count: int = 60, rate: float = 8.0) -> Trace:
@@ -26,8 +26,9 @@ def random_trace(seed: int, count: int = 60, rate: float = 8.0) -> Trace:
 
 
 def serve(trace, batching, kv_tokens, policy=None, **keys):
-    state = STRATEGIES.get(batching.strategy)(trace, batching, kv_tokens)
-    return simulate(state, Prices(policy or Linear(), **keys))
+    policy = policy or Linear()
+    state = STRATEGIES.get(batching.strategy)(trace, batching, kv_tokens, policy)
+    return simulate(state, Prices(policy, **keys))
 
 
 def gaps_of(plain) -> np.ndarray:
@@ -42,10 +43,11 @@ def test_equals_the_plain_simulation(strategy: str, kv_tokens: int) -> None:
         trace = random_trace(seed)
         batching = Batching(
             strategy=strategy, token_budget=96 + 40 * seed, max_requests=5 + 9 * seed,
-            block_tokens=(1, 4, 16)[seed % 3], groups=1 + seed,
+            block_tokens=(1, 4, 16)[seed % 3], groups=1 + seed, tbt_s=0.012 + 0.004 * seed,
         )  # fmt: skip
-        found = serve(trace, batching, kv_tokens)
-        plain = Plain(trace, batching, kv_tokens, Linear()).run()
+        policy = (Linear, Overlapped)[seed % 2]
+        found = serve(trace, batching, kv_tokens, policy())
+        plain = Plain(trace, batching, kv_tokens, policy()).run()
         assert found.preemptions == plain.preemptions
         preempted += found.preemptions
         assert list(found.rejected) == [o.number for o in plain.rejected]
@@ -129,9 +131,10 @@ def test_every_run(rows, strategy, kv, budget, block, kind) -> None:
     """Requests and tokens are conserved; nothing is served before it arrives; memory holds."""
     trace = make_trace("any", [(*row, ()) for row in rows])
     batching = Batching(
-        strategy=strategy, token_budget=budget, block_tokens=block, preemption=kind, max_requests=12
-    )
-    found = serve(trace, batching, kv)
+        strategy=strategy, token_budget=budget, tbt_s=budget / 4000, block_tokens=block,
+        preemption=kind, max_requests=12,
+    )  # fmt: skip
+    found = serve(trace, batching, kv, Overlapped() if budget % 2 else Linear())
     accepted = np.setdiff1d(np.arange(len(trace)), found.rejected)
     assert found.complete == len(accepted)
     assert found.tokens == trace.outputs[accepted].sum()
