@@ -1,5 +1,5 @@
-"""The chunked, adaptive, continuous and layered strategies once more, request by request and pass by pass,
-without heaps, sums or looking ahead; and a policy with known prices.
+"""The chunked, adaptive, continuous and layered strategies once more, request by request and pass
+by pass, without heaps, sums or looking ahead; and policies with known prices.
 """
 
 import math
@@ -78,7 +78,7 @@ def around(number, steps):
 
 
 class Plain:
-    """strategy: `chunked`, `adaptive`, `continuous` or `layered`; who gives way is computed again."""
+    """Any strategy but `disaggregated`; who gives way is computed again."""
 
     def __init__(self, trace, batching, kv_tokens, policy):
         self.b, self.policy = batching, policy

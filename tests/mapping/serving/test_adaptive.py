@@ -14,8 +14,8 @@ from bankside.mapping.workload.architecture import Architecture
 from bankside.mapping.workload.batch import Batch
 
 MACHINES = {
-    "gpu_only": "dgx-a100", "host_offload": "l3", "hbm_pim": "hbm-pim", "hbm_pim_ext": "hbm-pim-ext",
-    "rank_pim": "rank-pim", "l3": "l3", "duplex": "duplex",
+    "gpu_only": "dgx-a100", "host_offload": "l3", "hbm_pim": "hbm-pim",
+    "hbm_pim_ext": "hbm-pim-ext", "rank_pim": "rank-pim", "l3": "l3", "duplex": "duplex",
 }  # fmt: skip
 
 
