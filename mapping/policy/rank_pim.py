@@ -9,15 +9,22 @@ import numpy as np
 
 from bankside.mapping.policy.base import Cost, total
 from bankside.mapping.policy.beside import Beside
+from bankside.mapping.policy.kv_transfer import KvTransfer
 from bankside.mapping.workload.batch import Batch
 
 
 class RankPim(Beside):
-    """Queries, results and the prompt's keys and values go over the host links, exposed."""
+    """Queries, results and the prompt's keys and values go over the host links, exposed; the DRAM
+    has to keep pace with the latter.
+    """
 
     name = "rank_pim"
     section = "rank_pim"
     kv_place = "host memory"
+
+    def check(self) -> None:
+        super().check()
+        self.transfer = KvTransfer(self.arch, self.system, self.bits.kv)
 
     def step(self, batch: Batch) -> Cost:
         parts, energy = self.on_gpus(self.divided(batch))
@@ -27,7 +34,7 @@ class RankPim(Beside):
             **parts,
             "pim.attention": self.attention_seconds(batch),
             "link.exposed": self.layers * (self.over_links(there) + self.over_links(back))
-            + new / self.system.host_bandwidth,
+            + self.transfer.seconds(0.0, new),
         }
         energy = self.pim_energy(self.of_all(energy), batch)
         moved = self.layers * (there + back) + new
