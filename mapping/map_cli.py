@@ -89,7 +89,7 @@ def mapped(
         else float(np.asarray(energy)) / decoded,
         "capacity": asdict(capacity) | {"requests": fits, "fits": bool(decoded <= fits)},
         "operators": [asdict(line) for line in plan.lines],
-        "carried": dict(mapping.gpu.carried),
+        "carried": dict(mapping.carried),
         "notes": list(system.notes),
     }
 

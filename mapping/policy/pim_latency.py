@@ -11,20 +11,18 @@ Points are computed when they are needed and kept.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bankside.cache import atomic_write, build_root, content_hash, file_hash
 from bankside.config import PimHardware
 from bankside.errors import ConfigError
 from bankside.isa.machine import Machine
 from bankside.isa.program import Program
 from bankside.mapping import lower_pim
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
+from bankside.mapping.policy.store import Store, code_of
 from bankside.mapping.system.devices import DimmPim
 from bankside.mapping.workload.batch import Numbers
 from bankside.sim import full_machine
@@ -61,11 +59,10 @@ class RankAttention:
         self.ranks = ranks
         self.query_heads, self.kv_heads, self.head_dim = shape
         self._timing = PimTiming(self.machine)
-        self._store = _Store(
-            content_hash(
-                {"hardware": self.machine.config.content_hash, "shape": list(shape),
-                 "choice": [_TYPICAL, _BUBBLES], "code": _code()}
-            )
+        self._store = Store(
+            "pim_latency",
+            {"hardware": self.machine.config.content_hash, "shape": list(shape),
+             "choice": [_TYPICAL, _BUBBLES], "code": _code()},
         )  # fmt: skip
         self.nhc = self._choose()
         self.heads = self._heads(self.nhc)
@@ -101,11 +98,7 @@ class RankAttention:
 
     def program_cycles(self, context: int, nhc: int) -> float:
         """Of one program at an exact context, by the timing model, refresh included."""
-        key = f"{context}/{nhc}"
-        if (known := self._store.get(key)) is None:
-            known = self._measure(context, nhc)
-            self._store.put(key, known)
-        return known
+        return self._store.get(f"{context}/{nhc}", lambda: self._measure(context, nhc))
 
     def _heads(self, nhc: int) -> int:
         return min(self.machine.chips // nhc, self.kv_heads)
@@ -130,10 +123,7 @@ class RankAttention:
 
     def _choose(self) -> int:
         """`_best`, remembered."""
-        if (known := self._store.get("nhc")) is None:
-            known = self._best()
-            self._store.put("nhc", known)
-        return int(known)
+        return int(self._store.get("nhc", self._best))
 
     def _best(self) -> int:
         """The most chips per head that leave no bubbles: heads of a request then lie on more ranks.
@@ -165,29 +155,8 @@ def _code() -> list[str]:
     import bankside.isa
     import bankside.sim.timing
 
-    folders = (Path(package.__file__).parent for package in (bankside.isa, bankside.sim.timing))
-    files = [path for folder in folders for path in sorted(folder.rglob("*.[py][ya]*"))]
-    own = [Path(module.__file__ or "") for module in (lower_pim, full_machine)]
-    return [file_hash(path) for path in (*files, *own, Path(__file__))]
-
-
-class _Store:
-    """Numbers that are kept in a file, one per machine and model."""
-
-    def __init__(self, digest: str) -> None:
-        self._path: Path = build_root() / "pim_latency" / f"{digest[:24]}.json"
-        try:
-            self._known: dict[str, float] = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            self._known = {}
-
-    def get(self, key: str) -> float | None:
-        return self._known.get(key)
-
-    def put(self, key: str, value: float) -> None:
-        self._known[key] = value
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(self._path, json.dumps(self._known).encode())
+    packages = (bankside.isa, bankside.sim.timing)
+    return code_of(packages, (lower_pim, full_machine, __file__))
 
 
 @lru_cache(maxsize=64)
