@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.plots import SERIES, svg
 
 PAGE, PLOT = "explore.html", "pareto.png"
-_ROWS = 40
+_ROWS, _TICKS = 40, 6
 
 
 def write(result: Mapping[str, Any], folder: Path) -> list[str]:
@@ -58,24 +61,60 @@ def _cards(result: Mapping[str, Any]) -> str:
 
 
 def draw_pareto(result: Mapping[str, Any], figure: Figure) -> None:
-    """Objectives against the first one, a panel for each other; the front is joined by steps."""
+    """Objectives against the first one, a panel for each other; two alone are joined by steps."""
     names = list(result["description"]["objectives"])
-    pairs = [(names[0], other) for other in names[1:]] or [(names[0], names[0])]
+    pairs = [(other, names[0]) for other in names[1:]] or [(names[0], names[0])]
     best = {row["hash"] for row in result["pareto"]}
+    ok = [row for row in result["points"] if row["status"] == "ok"]
+    kept = [row for row in result["pareto"] if not row["missed"]]
+    groups = (
+        ([r for r in ok if r["hash"] not in best], "feasible",
+         {"s": 14, "color": "#b6c0c9"}),
+        (kept, "Pareto set", {"s": 34, "color": SERIES[1]}),
+        ([r for r in result["pareto"] if r["missed"]], "Pareto set, misses a soft constraint",
+         {"s": 34, "facecolors": "none", "edgecolors": SERIES[1]}),
+    )  # fmt: skip
     for axes, (x, y) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        ok = [row for row in result["points"] if row["status"] == "ok"]
-        for rows, colour, size, label in (
-            ([r for r in ok if r["hash"] not in best], "#b6c0c9", 14, "feasible"),
-            ([r for r in ok if r["hash"] in best], SERIES[1], 34, "Pareto set"),
-        ):
-            xs, ys = ([r["metrics"][name] for r in rows] for name in (x, y))
-            axes.scatter(xs, ys, s=size, color=colour, label=label)
-            if rows and all(v > 0 for v in xs) and max(xs) > 20 * min(xs):
-                axes.set_xscale("log")
-            if rows and all(v > 0 for v in ys) and max(ys) > 20 * min(ys):
-                axes.set_yscale("log")
+        for rows, label, style in groups:
+            if rows:
+                axes.scatter(*([value(r, name) for r in rows] for name in (x, y)), label=label,
+                             zorder=3, **style)  # fmt: skip
+        if len(names) == 2:
+            _steps(result, axes, kept, x, y)
+        for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+            _scale(axis, [value(r, name) for r in ok])
         axes.set(xlabel=_axis(result, x), ylabel=_axis(result, y))
-        axes.legend(frameon=False)
+        axes.grid(color="#eef1f4", zorder=0)
+    if ok:
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False
+        )
+
+
+def value(row: Mapping[str, Any], name: str) -> float:
+    """Of a metric or a parameter."""
+    return row["point"][name] if name in row["point"] else row["metrics"][name]
+
+
+def _steps(
+    result: Mapping[str, Any], axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str
+) -> None:
+    """The limit of what the set dominates: from its best x on, the best y so far."""
+    less = result["description"]["objectives"][x] == "minimise"
+    ordered = sorted(rows, key=lambda row: value(row, x), reverse=not less)
+    axes.step(*([value(row, name) for row in ordered] for name in (x, y)), where="post",
+              color=SERIES[1], lw=1, alpha=0.6, zorder=2)  # fmt: skip
+
+
+def _scale(axis: Axis, values: Sequence[float]) -> None:
+    """Logarithmic over a wide range; a few whole numbers are ticks of their own."""
+    some = sorted(set(values))
+    if some and some[0] > 0 and some[-1] > 20 * some[0]:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+    elif 0 < len(some) <= _TICKS and all(float(v).is_integer() for v in some):
+        axis.set_ticks(some)
 
 
 def _axis(result: Mapping[str, Any], name: str) -> str:
@@ -85,15 +124,42 @@ def _axis(result: Mapping[str, Any], name: str) -> str:
 
 def _front(result: Mapping[str, Any]) -> str:
     what = result["description"]
+    objectives = [*what["objectives"]]
+    parameters = [name for name in what["parameters"] if name not in objectives]
+    soft = [name for name, bound in what["constraints"].items() if bound["soft"]]
     rows = [
-        (row["hash"][:12], *(f"{row['metrics'][name]:,.6g}" for name in what["objectives"]),
-         *(str(row["point"][name]) for name in what["parameters"]))
+        (row["hash"][:12], *(shown(value(row, name)) for name in objectives),
+         *(_missed(row, name) for name in soft),
+         *(shown(value(row, name)) for name in parameters))
         for row in result["pareto"][:_ROWS]
     ]  # fmt: skip
-    shown = table(("configuration", *what["objectives"], *what["parameters"]), rows)
+    short = _short(what)
+    header = ("configuration", *objectives, *soft, *(short[name] for name in parameters))
+    listed = table(header, rows)
+    if soft:
+        listed += paragraph("In brackets: by how much a soft constraint is missed.")
     if len(result["pareto"]) > _ROWS:
-        shown += paragraph(f"{len(result['pareto']) - _ROWS} more in points.csv.")
-    return shown
+        listed += paragraph(f"{len(result['pareto']) - _ROWS} more in points.csv.")
+    return listed
+
+
+def shown(given: Any) -> str:
+    """A value of a parameter or metric in few digits."""
+    return f"{given:,.5g}" if isinstance(given, float) else str(given)
+
+
+def _missed(row: Mapping[str, Any], name: str) -> str:
+    if name not in row["missed"]:
+        return shown(value(row, name))
+    return f"{shown(value(row, name))} (+{row['missed'][name]:.0%})"
+
+
+def _short(what: Mapping[str, Any]) -> dict[str, str]:
+    """Parameter -> its last key where no other name ends so."""
+    names = {*what["parameters"], *what["objectives"], *what["constraints"]}
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: name.rpartition(".")[2] if last.count(name.rpartition(".")[2]) == 1 else name
+            for name in what["parameters"]}  # fmt: skip
 
 
 def _curves(result: Mapping[str, Any], figure: Figure) -> None:
@@ -128,20 +194,36 @@ def _searches(result: Mapping[str, Any]) -> str:
         ],
     ) + paragraph(
         "The hypervolume is that of the objectives (with scale log: their logarithms) scaled "
-        "to the range of everything found, up to a reference point 10 % beyond the worst. A "
+        "to the range of everything found, up to a reference point 10 % beyond the worst; by how "
+        "much soft constraints are missed is one dimension more. A "
         "seed that never reached the target counts as later than all others."
     )  # fmt: skip
 
 
 def _parameters(what: Mapping[str, Any]) -> str:
-    rows = []
+    rows, short = [], _short(what)
     for name, given in what["parameters"].items():
         if isinstance(given, dict):
-            shown = ", ".join(f"{key} {value}" for key, value in given.items())
+            listed = f"{given['low']} to {given['high']}"
+            listed += "".join(f", {key} {v}" for key, v in given.items() if key == "step")
+            listed += ", by ratio" if given.get("log") else ""
         else:
-            shown = ", ".join(map(str, given))
-        rows.append((name, shown))
-    return table(("parameter", "values"), rows, numeric_from=2)
+            listed = ", ".join(map(str, given))
+        rows.append((short[name], name, listed))
+    return table(("parameter", "path", "values"), rows, numeric_from=3) + _constraints(what)
+
+
+def _constraints(what: Mapping[str, Any]) -> str:
+    rows = [
+        (name, "-" if bound["at_least"] is None else shown(bound["at_least"]),
+         "-" if bound["at_most"] is None else shown(bound["at_most"]),
+         "soft: by how much it is missed counts as one more objective" if bound["soft"]
+         else "hard: a point that misses it is infeasible")
+        for name, bound in what["constraints"].items()
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return table(("constraint", "at least", "at most", "kind"), rows, numeric_from=4)
 
 
 def _reasons(result: Mapping[str, Any]) -> str:

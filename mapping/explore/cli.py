@@ -65,10 +65,7 @@ def text(result: Mapping[str, Any]) -> str:
         counts,
         f"to {ways}; Pareto set, {len(result['pareto'])} points:",
     ]
-    for row in result["pareto"][:_SHOWN]:
-        values = ", ".join(f"{name} {row['metrics'][name]:,.6g}" for name in what["objectives"])
-        point = ", ".join(f"{name}={value}" for name, value in row["point"].items())
-        lines.append(f"  {row['hash'][:12]}  {values}  ({point})")
+    lines += [f"  {_row(row, what)}" for row in result["pareto"][:_SHOWN]]
     if len(result["pareto"]) > _SHOWN:
         lines.append(f"  and {len(result['pareto']) - _SHOWN} more")
     lines.append(
@@ -85,3 +82,18 @@ def text(result: Mapping[str, Any]) -> str:
         f"{row['points']:>5} {row['status']}: {row['reason']}" for row in result["reasons"][:5]
     ]
     return "\n".join(lines)
+
+
+def _row(row: Mapping[str, Any], what: Mapping[str, Any]) -> str:
+    """One point of the Pareto set."""
+    values = row["metrics"] | row["point"]
+    found = ", ".join(f"{name} {values[name]:,.6g}" for name in what["objectives"])
+    point = ", ".join(
+        f"{name}={f'{value:.6g}' if isinstance(value, float) else value}"
+        for name, value in row["point"].items()
+    )
+    missed = "".join(
+        f"; misses {name} ({values[name]:.6g}) by {share:.0%}"
+        for name, share in row["missed"].items()
+    )
+    return f"{row['hash'][:12]}  {found}  ({point}){missed}"

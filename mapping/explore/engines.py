@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from bankside.config import HARDWARE, HardwareConfig
+from bankside.config import DRAM_STANDARDS, HARDWARE, HardwareConfig
 from bankside.errors import ConfigError
 from bankside.isa.array_machine import ArrayMachine
 from bankside.isa.machine import Machine
 from bankside.isa.machines import machine_of
 from bankside.isa.program import Program
-from bankside.mapping.explore.evaluate import checked
+from bankside.mapping.explore.evaluate import Evaluator, checked
 from bankside.mapping.lower_array import ArrayKernels, AttentionShape
 from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
 from bankside.schema import Section
@@ -22,6 +23,7 @@ from bankside.sim.timing.array import ArrayTiming
 from bankside.sim.timing.pim import PimTiming
 
 _FP32_BYTES, _ACCUMULATORS = 4, 2
+_GEOMETRY = ("bank_groups", "banks_per_group", "columns")
 
 
 class Workload(Section):
@@ -45,7 +47,7 @@ class Workload(Section):
     nhc: int = Field(default=1, ge=1)
 
 
-class AttentionTiming:
+class AttentionTiming(Evaluator):
     """Cycles of attention, exact: the programs that an RTL run would execute are timed.
 
     `multipliers` and `buffer_bytes` stand for area: no published area covers all machines here.
@@ -63,13 +65,21 @@ class AttentionTiming:
             )
         return config.model_dump(mode="json")
 
-    def check_workload(self, workload: Mapping[str, Any]) -> None:
+    def check_base(self, base: dict[str, Any]) -> None:
+        hardware(base)
+
+    def check_workload(self, workload: Mapping[str, Any], folder: Path) -> None:
         checked(Workload, workload, "workload")
 
-    def run(self, base: dict[str, Any], workload: dict[str, Any]) -> Mapping[str, float]:
+    def followers(self, base: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+        return hardware_followers(base)
+
+    def run(
+        self, base: dict[str, Any], workload: dict[str, Any], folder: Path
+    ) -> Mapping[str, float]:
         """Raises ConfigError where the machine is not possible or cannot hold the work."""
         work = checked(Workload, workload, "workload")
-        config = checked(HARDWARE.get(base["engine"]), base, "machine")
+        config = hardware(base)
         machine: Any = machine_of(config)
         measure = _array if config.engine == "array" else _pim
         cycles, multipliers, buffers = measure(machine, work)
@@ -79,6 +89,21 @@ class AttentionTiming:
             "multipliers": multipliers,
             "buffer_bytes": buffers,
         }
+
+
+def hardware(base: Mapping[str, Any]) -> HardwareConfig:
+    """Raises ConfigError."""
+    return checked(HARDWARE.get(base["engine"]), base, "machine")
+
+
+def hardware_followers(base: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Geometry that is the DRAM standard's own is that of another standard too."""
+    if base["engine"] != "pim":
+        return {}
+    dram = base["dram"]
+    standard = DRAM_STANDARDS.get(dram["standard"])
+    own = (f"dram.{key}" for key in _GEOMETRY if dram[key] == getattr(standard, key))
+    return {"dram.standard": tuple(own)}
 
 
 def _array(machine: ArrayMachine, work: Workload) -> tuple[int, int, int]:

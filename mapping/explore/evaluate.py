@@ -1,6 +1,6 @@
 """What a point is worth: evaluators, their metrics, and results that are no number.
 
-To add an evaluator: a class with `metrics` and `run`, and a line below `EVALUATORS`.
+To add an evaluator: a subclass of `Evaluator`, and a line below `EVALUATORS`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import bankside
 from bankside.cache import content_hash, file_hash
@@ -28,7 +29,8 @@ from bankside.strict_yaml import Locations
 OK, INFEASIBLE, FAILED = "ok", "infeasible", "failed"
 WORKLOAD = "workload."
 _PACKAGE = Path(bankside.__file__).parent
-_FOLDERS = ("isa", "sim/timing", "mapping")
+_SOURCES = ("isa", "sim/timing", "sim/memory", "sim/full_machine.py", "mapping", "hw/presets",
+            "config.py", "config_array.py", "config_npu.py")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,52 @@ class Outcome:
     reason: str = ""
 
 
-class Evaluator(Protocol):
+class Evaluator(ABC):
     """Evaluates points on machines like the base.
 
     Attributes:
         metrics: names of what `run` gives.
+        bounds: constraints that hold where a description has none on that metric.
     """
 
     metrics: tuple[str, ...]
+    bounds: Mapping[str, Mapping[str, float]] = {}
 
+    @abstractmethod
     def load(self, source: str) -> dict[str, Any]:
         """The base as plain data. Raises ConfigError."""
-        ...
 
-    def run(self, base: dict[str, Any], workload: dict[str, Any]) -> Mapping[str, float]:
-        """Metrics of one machine. Raises BanksideError where the point is not possible."""
-        ...
+    @abstractmethod
+    def run(
+        self, base: dict[str, Any], workload: dict[str, Any], folder: Path
+    ) -> Mapping[str, float]:
+        """Metrics of one machine. Raises BanksideError where the point is not possible.
 
-    def check_workload(self, workload: Mapping[str, Any]) -> None:
+        Args:
+            folder: that of the description, where files which the workload names are looked for.
+        """
+
+    @abstractmethod
+    def check_base(self, base: dict[str, Any]) -> None:
+        """Raises ConfigError for a base that describes no machine."""
+
+    @abstractmethod
+    def check_workload(self, workload: Mapping[str, Any], folder: Path) -> None:
         """Raises ConfigError for a key or a type that is wrong."""
-        ...
+
+    def followers(self, base: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+        """Key -> keys whose values follow from it in this base, and do so when it changes."""
+        return {}
+
+    def files(self, workload: Mapping[str, Any], folder: Path) -> Sequence[Path]:
+        """Files that a workload names: results depend on what they hold."""
+        return ()
 
 
 EVALUATORS: Registry[Evaluator] = Registry("evaluator")
 EVALUATORS.add("attention_timing", Lazy("bankside.mapping.explore.engines:ATTENTION_TIMING"))
 EVALUATORS.add("map", Lazy("bankside.mapping.explore.systems:MAP"))
+EVALUATORS.add("serve", Lazy("bankside.mapping.explore.serve:SERVE"))
 
 
 @dataclass(frozen=True)
@@ -104,9 +127,24 @@ class Task:
         """Raises ConfigError for a parameter that is neither in the base nor of the workload."""
         if self.base is None:
             return
+        kind = EVALUATORS.get(self.evaluator)
         base, workload = self._changed({name: value})
         if name.startswith(WORKLOAD):
-            EVALUATORS.get(self.evaluator).check_workload(workload)
+            kind.check_workload(workload, Path(self.folder))
+        elif not _has(self.base, name):  # a table of free names may not have it yet
+            try:
+                kind.check_base(base)
+            except ConfigError:
+                raise ConfigError(_no_key(self.base)) from None
+
+    def key(self, point: Mapping[str, Any]) -> str:
+        """64 hexadecimal digits of a point and of all that its result depends on."""
+        content = {"task": self.digest, "point": dict(point)}
+        if self.base is not None:
+            _, workload = self._changed(point)
+            files = EVALUATORS.get(self.evaluator).files(workload, Path(self.folder))
+            content |= {"files": [_file_hash(file) for file in files]} if files else {}
+        return content_hash(content)
 
     def evaluate(self, point: Mapping[str, Any]) -> Outcome:
         """Never raises an Exception of an evaluator: it becomes the outcome."""
@@ -116,7 +154,8 @@ class Task:
                     dict(point), dict(self.workload)
                 )
             else:
-                given = EVALUATORS.get(self.evaluator).run(*self._changed(point))
+                kind = EVALUATORS.get(self.evaluator)
+                given = kind.run(*self._changed(point), Path(self.folder))
             return Outcome(OK, _numbers(given))
         except BanksideError as error:
             return Outcome(INFEASIBLE, {}, " ".join(str(error).split()))
@@ -127,29 +166,66 @@ class Task:
 
     def _changed(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Base and workload with the values of a point."""
-        base, workload = _copied(self.base), dict(self.workload)
+        base, workload = _copied(self.base), _copied(self.workload)
+        for source, keys in self.followers.items():
+            for key in keys if source in point else ():
+                _drop(base, key)
         for name, value in point.items():
             if name.startswith(WORKLOAD):
-                workload[name.removeprefix(WORKLOAD)] = value
+                _put_work(workload, name.removeprefix(WORKLOAD), value)
             else:
                 _put(base, name, value)
         return base, workload
+
+    @cached_property
+    def followers(self) -> Mapping[str, tuple[str, ...]]:
+        """See `Evaluator.followers`."""
+        return EVALUATORS.get(self.evaluator).followers(self.base or {})
 
 
 def _copied(data: Any) -> Any:
     return {key: _copied(value) for key, value in data.items()} if isinstance(data, dict) else data
 
 
-def _put(base: dict[str, Any], path: str, value: Any) -> None:
+def _parent(data: Any, path: str) -> tuple[dict[str, Any] | None, str]:
+    """Section of a dotted path, None without; last key."""
     *parents, last = path.split(".")
-    inside: Any = base
     for key in parents:
-        inside = inside.get(key) if isinstance(inside, dict) else None
-    if not isinstance(inside, dict) or last not in inside:
-        raise ConfigError(
-            f"the base has no such key; keys: {', '.join(_paths(base))}, or workload.KEY"
-        )
+        data = data.get(key) if isinstance(data, dict) else None
+    return (data if isinstance(data, dict) else None), last
+
+
+def _has(data: Any, path: str) -> bool:
+    inside, last = _parent(data, path)
+    return inside is not None and last in inside
+
+
+def _put(base: dict[str, Any], path: str, value: Any) -> None:
+    inside, last = _parent(base, path)
+    if inside is None:
+        raise ConfigError(_no_key(base))
     inside[last] = value
+
+
+def _put_work(workload: dict[str, Any], path: str, value: Any) -> None:
+    """Sections that are not there are made: the workload's own check knows which may be."""
+    *parents, last = path.split(".")
+    inside: Any = workload
+    for key in parents:
+        inside = inside.setdefault(key, {})
+        if not isinstance(inside, dict):
+            raise ConfigError(f"workload.{key} is no section; it has no key {last!r}")
+    inside[last] = value
+
+
+def _drop(base: dict[str, Any], path: str) -> None:
+    inside, last = _parent(base, path)
+    if inside is not None:
+        inside.pop(last, None)
+
+
+def _no_key(base: Mapping[str, Any]) -> str:
+    return f"the base has no such key; keys: {', '.join(_paths(base))}, or workload.KEY"
 
 
 def _paths(base: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -181,7 +257,7 @@ def make_task(
         return Task(evaluator, None, workload, str(folder), file_hash(file))
     kind = EVALUATORS.get(evaluator)
     try:
-        kind.check_workload(workload)
+        kind.check_workload(workload, folder)
     except ConfigError as error:
         raise ConfigError(f"{locations.where(('workload',))}: workload: {error}") from error
     if base is None:
@@ -197,9 +273,15 @@ def make_task(
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Of the models: results of another state of them are not reused."""
-    files = (path for name in _FOLDERS for path in sorted((_PACKAGE / name).rglob("*.[py][ya]*"))
-             if path.suffix in (".py", ".yaml"))  # fmt: skip
+    found = [_PACKAGE / name for name in _SOURCES]
+    files = (path for source in found for path in sorted((source, *source.rglob("*")))
+             if path.suffix in (".py", ".yaml", ".cpp"))  # fmt: skip
     return content_hash({str(path.relative_to(_PACKAGE)): file_hash(path) for path in files})
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: Path) -> str:
+    return file_hash(path)
 
 
 def checked(model: type[M], data: Mapping[str, Any], what: str) -> M:

@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -30,14 +30,22 @@ _REASONS = 20
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A point with its key and judged result; `status` counts constraints too."""
+    """A point with its key and judged result.
+
+    Attributes:
+        sample: objectives, and last, where there are soft constraints, by how much they are missed.
+        status: counts constraints too. reason: where it is not ok.
+        missed: constraint -> by how much it is missed, relative to its bound; of a feasible point
+            the soft ones, of an infeasible one the hard ones.
+    """
 
     key: str
     point: dict[str, Any]
     outcome: Outcome
     sample: Sample
     status: str
-    reason: str
+    reason: str = ""
+    missed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,26 +109,30 @@ def judge(space: Space, point: dict[str, Any], outcome: Outcome) -> Evaluated:
     """What constraints and objectives make of an outcome."""
     key = space.key(point)
 
-    def as_(status: str, reason: str, vector: Vector | None, violation: float) -> Evaluated:
-        return Evaluated(key, point, outcome, Sample(point, vector, violation), status, reason)
+    def none(status: str, reason: str, hard: Mapping[str, float] | None = None) -> Evaluated:
+        sample = Sample(point, None, sum(hard.values()) if hard else math.inf)
+        return Evaluated(key, point, outcome, sample, status, reason, hard or {})
 
     if outcome.status != OK:
-        return as_(outcome.status, outcome.reason, None, math.inf)
+        return none(outcome.status, outcome.reason)
     values = point | outcome.metrics
     what = space.description
     for name in (*what.objectives, *what.constraints):
         if not isinstance(values.get(name), int | float) or not math.isfinite(values[name]):
-            return as_(FAILED, f"{name} is {values.get(name)}; expected a number", None, math.inf)
+            return none(FAILED, f"{name} is {values.get(name)}; expected a number")
     missed = {name: v for name, bound in what.constraints.items()
               if (v := bound.violation(values[name])) > 0}  # fmt: skip
-    if missed:
-        reason = ", ".join(f"{name} is {values[name]:g}" for name in missed) + ": constraint"
-        return as_(INFEASIBLE, reason, None, sum(missed.values()))
+    hard = {name: v for name, v in missed.items() if name not in space.soft}
+    if hard:
+        reason = ", ".join(f"{name} is {values[name]:g}" for name in hard) + ": constraint"
+        return none(INFEASIBLE, reason, hard)
     vector = tuple(
         float(values[name]) * (1 if way == "minimise" else -1)
         for name, way in what.objectives.items()
     )
-    return as_(OK, "", vector, 0.0)
+    if space.soft:
+        vector += (sum(missed.values()),)
+    return Evaluated(key, point, outcome, Sample(point, vector, 0.0), OK, missed=missed)
 
 
 # --- result ---------------------------------------------------------------------------------------
@@ -132,8 +144,11 @@ def _result(space: Space, searches: Sequence[Search]) -> dict[str, Any]:
     points = list(everything.values())
     feasible = [e for e in points if e.status == OK]
     best = [feasible[i] for i in front([e.sample.vector or () for e in feasible])]
-    best.sort(key=lambda e: (e.sample.vector, e.key))
-    scale = _Scale([e.sample.vector or () for e in feasible], what.scale == "log")
+    best.sort(key=lambda e: (bool(e.missed), e.sample.vector, e.key))
+    scale = _Scale(
+        [e.sample.vector or () for e in feasible],
+        len(what.objectives) if what.scale == "log" else 0,
+    )
     most = scale.volume([e.sample.vector or () for e in best])
     rows = [_search_row(space, search, scale, most) for search in searches]
     return {
@@ -156,22 +171,22 @@ def _result(space: Space, searches: Sequence[Search]) -> dict[str, Any]:
 class _Scale:
     """Hypervolume in units of the range of everything found: 1 per objective, and the margin."""
 
-    def __init__(self, vectors: Sequence[Vector], log: bool) -> None:
-        self._log = log
+    def __init__(self, vectors: Sequence[Vector], logarithms: int) -> None:
+        """`logarithms`: of the first so many numbers of a vector."""
+        self._logarithms = logarithms
         columns = list(zip(*(self._seen(v) for v in vectors), strict=True))
         self._low = [min(column) for column in columns]
         self._range = [(max(c) - min(c)) or 1.0 for c in columns]
 
     def _seen(self, vector: Vector) -> Vector:
         """Logarithms that keep the order, also of objectives that were negated to maximise them."""
-        if not self._log:
-            return vector
-        if 0 in vector:
+        logs, rest = vector[: self._logarithms], vector[self._logarithms :]
+        if 0 in logs:
             raise ConfigError(
                 "scale: is log, but an objective is 0 somewhere; use scale: linear (what is "
                 "finished is kept)"
             )
-        return tuple(math.copysign(1, x) * math.log(abs(x)) for x in vector)
+        return (*(math.copysign(1, x) * math.log(abs(x)) for x in logs), *rest)
 
     def volume(self, vectors: Sequence[Vector]) -> float:
         if not vectors:
@@ -229,17 +244,28 @@ def _samplers(space: Space, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
 
 def _point_row(e: Evaluated) -> dict[str, Any]:
     return {"hash": e.key, "point": e.point, "status": e.status, "metrics": e.outcome.metrics,
-            "reason": e.reason}  # fmt: skip
+            "missed": dict(e.missed), "reason": e.reason}  # fmt: skip
 
 
 def _reasons(points: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """Why points gave no number, most frequent first."""
-    counts: dict[tuple[str, str], int] = {}
+    """Why points gave no number, most frequent first; of constraints also the nearest miss."""
+    groups: dict[tuple[str, str], list[Evaluated]] = {}
     for e in points:
         if e.status != OK:
-            counts[e.status, e.reason] = counts.get((e.status, e.reason), 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [{"status": s, "reason": r, "points": n} for (s, r), n in ordered[:_REASONS]]
+            told = f"constraint on {', '.join(e.missed)} missed" if e.missed else e.reason
+            groups.setdefault((e.status, told), []).append(e)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"status": status, "reason": told + _nearest(found), "points": len(found)}
+            for (status, told), found in ordered[:_REASONS]]  # fmt: skip
+
+
+def _nearest(found: Sequence[Evaluated]) -> str:
+    """How far the point that misses its constraints by least is from them."""
+    least = min(found, key=lambda e: (e.sample.violation, e.key))
+    if not least.missed:
+        return ""
+    values = least.point | least.outcome.metrics
+    return ", least with " + ", ".join(f"{name} {values[name]:g}" for name in least.missed)
 
 
 def table_csv(result: Mapping[str, Any]) -> str:

@@ -97,10 +97,16 @@ Parameter = Range | Choices
 
 
 class Bound(Section):
-    """What a metric or a parameter must keep to."""
+    """What a metric or a parameter must keep to.
+
+    Attributes:
+        soft: a point that misses it stays feasible, but loses to every point that misses less and
+            is not worse in any objective.
+    """
 
     at_least: int | float | None = None
     at_most: int | float | None = None
+    soft: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,7 +129,8 @@ class Description(Section):
         evaluator: name in `EVALUATORS`, or `module:function` (modules beside the file are found).
         workload: what the evaluator wants to know of the work.
         parameters: dotted path in the base, or `workload.KEY` -> list of values or a `Range`.
-        constraints: metric or parameter -> bounds. objectives: metric -> minimise or maximise.
+        constraints: metric or parameter -> bounds.
+        objectives: metric or parameter -> minimise or maximise.
         samplers: searches that run; `random` is always among them. seeds: of each search.
         budget: points of one search. population: points asked for at once.
         scale: of objectives in the hypervolume; `log` where ratios matter.
@@ -163,6 +170,11 @@ class Space:
         return tuple(dict.fromkeys(self.description.seeds))
 
     @property
+    def soft(self) -> tuple[str, ...]:
+        """Names of soft constraints."""
+        return tuple(name for name, b in self.description.constraints.items() if b.soft)
+
+    @property
     def size(self) -> float:
         """Points of the space, infinite where a parameter is a real number."""
         return math.prod(p.count for p in self.parameters.values())
@@ -176,7 +188,7 @@ class Space:
 
     def key(self, point: Mapping[str, Value]) -> str:
         """64 hexadecimal digits of a point and of how it is evaluated, not of the search."""
-        return content_hash({"task": self.task.digest, "point": dict(point)})
+        return self.task.key(point)
 
     def random_point(self, rng: random.Random) -> Point:
         """A point, each parameter drawn by itself."""
@@ -201,7 +213,8 @@ def load_space(path: Path) -> Space:
         _at(locations, ("samplers", i), lambda name=name: SAMPLERS.entry(name))
     parameters = {name: _parameter(name, given, locations) for name, given in
                   what.parameters.items()}  # fmt: skip
-    _check_names(what, locations)
+    what = _with_own_bounds(what)
+    _check_names(what, parameters, locations)
     task = _at(locations, ("evaluator",), lambda: make_task(what.evaluator, what.base,
                what.workload, path.parent, locations))  # fmt: skip
     space = Space(path.stem, what, parameters, task)
@@ -234,26 +247,46 @@ def _parameter(name: str, given: object, locations: Locations) -> Parameter:
     return Choices(tuple(given))
 
 
-def _check_names(what: Description, locations: Locations) -> None:
-    """Objectives and constraints name something that the evaluator gives."""
+def _with_own_bounds(what: Description) -> Description:
+    """Constraints of the evaluator, where the description has none on that metric."""
+    if ":" in what.evaluator or what.evaluator not in EVALUATORS:
+        return what
+    bounds = EVALUATORS.get(what.evaluator).bounds
+    own = {name: Bound(**bound) for name, bound in bounds.items()}
+    return what.model_copy(update={"constraints": own | what.constraints})
+
+
+def _check_names(
+    what: Description, parameters: Mapping[str, Parameter], locations: Locations
+) -> None:
+    """Objectives and constraints name something that the evaluator gives, or a number."""
     if ":" in what.evaluator:
         return
-    known = _at(locations, ("evaluator",), lambda: EVALUATORS.get(what.evaluator)).metrics
-    for section, names in (("objectives", known), ("constraints", (*known, *what.parameters))):
+    metrics = _at(locations, ("evaluator",), lambda: EVALUATORS.get(what.evaluator)).metrics
+    known = (*metrics, *(name for name, p in parameters.items() if _numeric(p)))
+    for section in ("objectives", "constraints"):
         for name in getattr(what, section):
-            if name not in names:
+            if name not in known:
                 raise ConfigError(
                     f"{locations.where((section, name))}: {section}: {what.evaluator} gives no "
-                    f"{name!r}{nearest(name, names)}; choose from: {', '.join(names)}"
+                    f"{name!r}{nearest(name, known)}; choose from: {', '.join(known)}"
                 )
+
+
+def _numeric(parameter: Parameter) -> bool:
+    return isinstance(parameter, Range) or all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in parameter.values
+    )
 
 
 def _check_paths(space: Space, locations: Locations) -> None:
     """Every parameter leads somewhere; whether all values fit is for the search to find out."""
     for name, parameter in space.parameters.items():
+        where = f"{locations.where(('parameters', name))}: parameters: {name}"
+        if outer := next((o for o in space.parameters if name.startswith(f"{o}.")), None):
+            raise ConfigError(f"{where}: lies inside {outer}, which changes too; remove one")
         value = parameter.values[0] if isinstance(parameter, Choices) else parameter.low
         try:
             space.task.check_path(name, value)
         except ConfigError as error:
-            where = locations.where(("parameters", name))
-            raise ConfigError(f"{where}: parameters: {name}: {error}") from error
+            raise ConfigError(f"{where}: {error}") from error

@@ -23,6 +23,10 @@ def _hardware(kind: type[H], name: str) -> H:
     return kind.load(name)
 
 
+def _resolved(kind: type[H], value: str | H) -> H:
+    return _hardware(kind, value) if isinstance(value, str) else value
+
+
 def _check_hardware(kind: type[H], value: str | H) -> None:
     if isinstance(value, str):
         try:
@@ -118,7 +122,7 @@ class DimmPim(Sourced):
     """Units at the banks of the host's DIMMs; their time comes from `sim.timing`.
 
     Attributes:
-        hardware: one rank, preset of the engine `pim`.
+        hardware: one rank, preset of the engine `pim`, or such a description in place.
         query_lanes: multiply-accumulates per fetched element at most; a mapping uses as many as
             query heads share a key head, up to this.
         memory_bytes: of all ranks.
@@ -127,7 +131,7 @@ class DimmPim(Sourced):
         energy_per_byte_pj: of traffic inside the ranks; None: not known.
     """
 
-    hardware: str
+    hardware: str | PimHardware
     query_lanes: Literal[1, 2, 4, 8]
     memory_bytes: Positive
     channels: Count
@@ -159,7 +163,7 @@ class DimmPim(Sourced):
 
     def config(self, group: int = 1) -> PimHardware:
         """Hardware of one rank for models of which `group` query heads share a key head."""
-        base = _hardware(PimHardware, self.hardware)
+        base = _resolved(PimHardware, self.hardware)
         lanes = max(n for n in (1, 2, 4, 8) if n <= min(group, self.query_lanes))
         return base.model_copy(update={"pim": base.pim.model_copy(update={"query_lanes": lanes})})
 
@@ -208,20 +212,18 @@ class Array(_Engine):
 
     def config(self) -> ArrayHardware:
         """Hardware of one array."""
-        if isinstance(self.hardware, str):
-            return _hardware(ArrayHardware, self.hardware)
-        return self.hardware
+        return _resolved(ArrayHardware, self.hardware)
 
 
 class Npu(_Engine):
     """int8 command-stream NPUs.
 
     Attributes:
-        hardware: preset of the engine `npu`.
+        hardware: preset of the engine `npu`, or such a description in place.
         weight_bits: width of weights in memory.
     """
 
-    hardware: str
+    hardware: str | NpuHardware
     weight_bits: Annotated[int, Field(ge=4, le=8)]
 
     @model_validator(mode="after")
@@ -231,4 +233,4 @@ class Npu(_Engine):
 
     def config(self) -> NpuHardware:
         """Hardware of one NPU."""
-        return _hardware(NpuHardware, self.hardware)
+        return _resolved(NpuHardware, self.hardware)

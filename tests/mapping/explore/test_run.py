@@ -33,7 +33,9 @@ def test_result(undisturbed: dict) -> None:
     reasons = {row["status"]: row["reason"] for row in reversed(undisturbed["reasons"])}
     assert reasons["failed"].startswith("ZeroDivisionError: broke (quadratic.py:")
     assert any("do not go together" in r["reason"] for r in undisturbed["reasons"])
-    assert any("sum is" in r["reason"] for r in undisturbed["reasons"])
+    over = [r["metrics"]["sum"] for r in undisturbed["points"] if "sum is" in r["reason"]]
+    told = f"constraint on sum missed, least with sum {min(over):g}"
+    assert {"status": "infeasible", "reason": told, "points": len(over)} in undisturbed["reasons"]
     ok = [r for r in undisturbed["points"] if r["status"] == "ok"]
     for best in undisturbed["pareto"]:
         near, far = best["metrics"]["near"], best["metrics"]["far"]
