@@ -6,7 +6,7 @@ Sums of products are formed in float64, where they are exact: they stay below 2^
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,18 @@ from bankside.mapping.npu_gpt import (
     UNIT,
     QuantAttention,
     QuantGpt,
-    QuantLayer,
     QuantLinear,
     QuantNorm,
 )
 
 I64 = NDArray[np.int64]
+Tap = Callable[[str, I64], I64]
+"""Name of an operation ("2.gate", "head") and its result; returns what goes on instead."""
+
+
+def no_tap(name: str, result: I64) -> I64:
+    """Changes nothing."""
+    return result
 
 
 def _output(form: Affine) -> Output:
@@ -79,36 +85,43 @@ def _attend(q: I64, k: I64, v: I64, part: QuantAttention) -> I64:
     return num.requantise(acc, 0, *part.context, _output(part.context_out), ROUNDING)
 
 
-def attention(model: QuantGpt, layer: QuantLayer, x: I64) -> I64:
+def attention(model: QuantGpt, index: int, x: I64, tap: Tap = no_tap) -> I64:
     """Output of the heads [tokens, query heads * head_dim] for normalised x from position 0 on."""
-    count, width = len(x), model.head_dim
-    joined = linear(x, layer.query_key).reshape(count, -1, width)
+    count, width, layer = len(x), model.head_dim, model.layers[index]
+    joined = tap(f"{index}.query_key", linear(x, layer.query_key)).reshape(count, -1, width)
     cosines, sines = (t[:count].astype(np.int64) for t in (model.cosines, model.sines))
     rotated = rotate(joined, cosines, sines)
     q, k = rotated[:, : model.query_heads], rotated[:, model.query_heads :]
-    v = linear(x, layer.value).reshape(count, -1, width)
+    v = tap(f"{index}.value", linear(x, layer.value)).reshape(count, -1, width)
     heads = [
         _attend(q[:, h], k[:, h // model.group], v[:, h // model.group], part)
         for h, part in enumerate(layer.heads)
     ]
-    return np.concatenate(heads, axis=1)
+    return tap(f"{index}.context", np.concatenate(heads, axis=1))
 
 
-def feed_forward(layer: QuantLayer, x: I64) -> I64:
+def feed_forward(model: QuantGpt, index: int, x: I64, tap: Tap = no_tap) -> I64:
     """SwiGLU before its last projection."""
-    gate = layer.silu.astype(np.int64)[linear(x, layer.gate) + 128]
-    up = linear(x, layer.up)
+    layer = model.layers[index]
+    gate = layer.silu.astype(np.int64)[tap(f"{index}.gate", linear(x, layer.gate)) + 128]
+    up = tap(f"{index}.up", linear(x, layer.up))
     a, b = gate - layer.silu_out.zero, up - layer.up.out.zero
     return num.mul(a, b, layer.product, _output(layer.product_out), ROUNDING)
 
 
-def logits(model: QuantGpt, tokens: Sequence[int]) -> I64:
-    """int16 scores [tokens, vocabulary] of every position, from position 0 on."""
+def logits(model: QuantGpt, tokens: Sequence[int], tap: Tap = no_tap) -> I64:
+    """int16 scores [tokens, vocabulary] of every position, from position 0 on.
+
+    `tap` sees, and may change, the result of every matrix product: per layer query_key (before the
+    rotation), value, context (of all heads), output, gate (before its table), up, down; then head.
+    """
     x = model.embedding[np.asarray(tokens)].astype(np.int64)
-    for layer in model.layers:
-        x = add(x, linear(attention(model, layer, norm(x, layer.norm1)), layer.output))
-        x = add(x, linear(feed_forward(layer, norm(x, layer.norm2)), layer.down))
-    return linear(norm(x, model.final), model.head)
+    for i, layer in enumerate(model.layers):
+        context = attention(model, i, norm(x, layer.norm1), tap)
+        x = add(x, tap(f"{i}.output", linear(context, layer.output)))
+        inner = feed_forward(model, i, norm(x, layer.norm2), tap)
+        x = add(x, tap(f"{i}.down", linear(inner, layer.down)))
+    return tap("head", linear(norm(x, model.final), model.head))
 
 
 def bits(scores: NDArray[np.float64], following: I64) -> float:

@@ -52,7 +52,8 @@ class Generation:
     attention_calls: int
 
 
-def _embed(model: Model, tokens: Sequence[int], first: int) -> Array32:
+def embed(model: Model, tokens: Sequence[int], first: int) -> Array32:
+    """Input of the first layer [tokens, hidden] for tokens from position `first` on."""
     x = model.embedding[np.asarray(tokens)]
     if model.project_in is not None:
         x = linear(x, model.project_in)
@@ -87,22 +88,29 @@ def _feed_forward(model: Model, layer: Layer, x: Array32) -> Array32:
     return linear(activate(linear(x, layer.gate), model.activation) * up, layer.down)
 
 
-def _hidden(model: Model, tokens: Sequence[int], first: int, attention: Attend) -> Array32:
-    """Output of the last layer [tokens, hidden] for tokens from position `first` on."""
-    x = _embed(model, tokens, first)
-    for index, layer in enumerate(model.layers):
-        for norm, part in (
-            (layer.attention_norm, lambda h, i=index: _attention(model, i, h, first, attention)),
-            (layer.mlp_norm, lambda h, at=layer: _feed_forward(model, at, h)),
-        ):
-            if model.pre_norm:
-                x = x + part(normalise(x, norm, model.norm, model.epsilon))
-            else:
-                x = normalise(x + part(x), norm, model.norm, model.epsilon)
+def decoder_layer(model: Model, index: int, x: Array32, first: int, attention: Attend) -> Array32:
+    """Output of layer `index` [tokens, hidden] for its input x, tokens from position `first` on."""
+    layer = model.layers[index]
+    for norm, part in (
+        (layer.attention_norm, lambda h: _attention(model, index, h, first, attention)),
+        (layer.mlp_norm, lambda h: _feed_forward(model, layer, h)),
+    ):
+        if model.pre_norm:
+            x = x + part(normalise(x, norm, model.norm, model.epsilon))
+        else:
+            x = normalise(x + part(x), norm, model.norm, model.epsilon)
     return x
 
 
-def _logits(model: Model, x: Array32) -> Array32:
+def _hidden(model: Model, tokens: Sequence[int], first: int, attention: Attend) -> Array32:
+    """Output of the last layer [tokens, hidden] for tokens from position `first` on."""
+    x = embed(model, tokens, first)
+    for index in range(len(model.layers)):
+        x = decoder_layer(model, index, x, first, attention)
+    return x
+
+
+def head_logits(model: Model, x: Array32) -> Array32:
     """Logits [tokens, vocabulary] of the last layer's output."""
     if model.final_norm is not None:
         x = normalise(x, model.final_norm, model.norm, model.epsilon)
@@ -182,7 +190,7 @@ def prompt_logits(model: Model, tokens: bytes | Sequence[int]) -> Array32:
     """Logits [tokens, vocabulary] of every position, all computed at once without an engine."""
     ids = _check_tokens(model, tokens)
     _check_length(model, len(ids))
-    return _logits(model, _hidden(model, ids, 0, _prompt_attention(None, NumpyPrompt())))
+    return head_logits(model, _hidden(model, ids, 0, _prompt_attention(None, NumpyPrompt())))
 
 
 def _choose(logits: Array32, temperature: float, random: np.random.Generator) -> int:
@@ -228,7 +236,7 @@ def generate(
     tokens: list[int] = []
     logits: list[Array32] = []
     while True:
-        logits.append(_logits(model, x)[0])
+        logits.append(head_logits(model, x)[0])
         tokens.append(_choose(logits[-1], temperature, random))
         if on_token is not None:
             on_token(tokens[-1])
@@ -246,8 +254,10 @@ def _engine_logits(model: Model, ids: Sequence[int], engine: AttentionEngine) ->
     _start(model, engine, len(ids))
     decode = _decode_attention(engine)
     first = _prompt_attention(engine, NumpyPrompt())
-    parts = [_logits(model, _hidden(model, ids[:1], 0, first))]
-    parts += [_logits(model, _hidden(model, ids[t : t + 1], t, decode)) for t in range(1, len(ids))]
+    parts = [head_logits(model, _hidden(model, ids[:1], 0, first))]
+    parts += [
+        head_logits(model, _hidden(model, ids[t : t + 1], t, decode)) for t in range(1, len(ids))
+    ]
     return np.concatenate(parts)
 
 
