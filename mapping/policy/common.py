@@ -226,6 +226,12 @@ class AnyPolicy:
         """One forward pass of all layers. Vectorised: `batch` may hold arrays."""
         raise NotImplementedError
 
+    def sides(self, batch: Batch) -> tuple[Numbers, Numbers] | None:
+        """Seconds of a pass on the GPUs, and on what attends beside them at the same time; None:
+        nothing does.
+        """
+        return None
+
     def plan(self, batch: Batch) -> Plan:
         """The same per operator, for one point."""
         return Plan(tuple(self._lines(batch)), self.step(batch))

@@ -60,6 +60,16 @@ class L3(Beside):
             energy = np.where(better, self.sub_batches * energy, whole_energy)
         return Cost(total(chosen), self.pim_energy(self.of_all(energy), batch), chosen)
 
+    def sides(self, batch: Batch) -> tuple[Numbers, Numbers]:
+        """Of both sub-batches: all work on the GPUs; attention in the ranks and its queries.
+
+        Ref: CHIME (ISCA 2026), section VI-C, T_GPU and T_PIM.
+        """
+        half = divided(batch, self.sub_batches)
+        parts, _ = self.on_gpus(self.divided(half))
+        attention, queries = self._ranks_side(half)
+        return self.sub_batches * total(parts), self.sub_batches * (attention + queries)
+
     def _ranks_side(self, batch: Batch) -> tuple[Numbers, Numbers]:
         """Seconds of attention, and of the queries that it waits for."""
         there, _ = self.vector_bytes(batch)

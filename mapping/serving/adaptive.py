@@ -1,9 +1,10 @@
-"""Adaptive chunks: every pass has a token for all who decode, and as many prompt tokens as the time
-has room for that the pass takes anyway.
+"""Adaptive chunks: every pass has a token for all who decode, and as many prompt tokens as there is
+time for.
 
-L3 chunks a prompt where the GPUs would take longer than the ranks' attention beside them. The same
-for every policy: the policy's own cost says how many prompt tokens make a pass hardly longer than
-it is without them. Where it is short without them, it may take up to `tbt_s`.
+L3 chunks prompts so that the GPUs take as long as the ranks' attention beside them. Where that is
+short, or a policy has nothing beside the GPUs, a pass may take up to `tbt_s`. Both follow from the
+policy's own cost. `token_budget` tokens pass in any case, or prompts would stand still where a pass
+takes longer than that without them.
 
 Ref: arXiv 2504.17584; CHIME (ISCA 2026), section VI-C.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +25,8 @@ from bankside.mapping.serving.trace import Trace
 from bankside.mapping.workload.batch import Batch
 
 if TYPE_CHECKING:
-    from bankside.mapping.policy.base import Policy
+    from bankside.mapping.policy.common import AnyPolicy
 
-#: How much longer than without prompts a pass may be that takes more than `tbt_s`.
-SLACK = 0.05
 #: Sizes from a number to its double that work is rounded to before its chunk is looked for:
 #: requests, their contexts, the longest of these, prompt tokens done before.
 _STEPS = (8, 8, 2, 2)
@@ -46,17 +46,16 @@ class Chunks:
     Args:
         policy: what computes a pass.
         tbt_s: seconds that a pass with prompts may take in any case.
-        least: tokens, so that prompts go on whatever decodes.
     """
 
-    def __init__(self, policy: Policy, tbt_s: float, least: int) -> None:
-        self._policy, self._tbt_s, self._least = policy, tbt_s, least
+    def __init__(self, policy: AnyPolicy, tbt_s: float) -> None:
+        self._policy, self._tbt_s = policy, tbt_s
         self._sizes = [_sizes(steps, 2**40) for steps in _STEPS]
         self._known: dict[tuple[int, ...], int] = {}
 
     def tokens(self, requests: int, context: int, longest: int, past: int) -> int:
         """Prompt tokens beside `requests` that decode `context` tokens in all, the longest of
-        `longest`, where the first prompt has `past` tokens behind it.
+        `longest`, where the first prompt has `past` tokens behind it; 0: none fits.
         """
         work = requests, context, longest, past
         key = tuple(bisect_left(of, number) for of, number in zip(self._sizes, work, strict=True))
@@ -65,40 +64,52 @@ class Chunks:
         return known
 
     def _find(self, key: tuple[int, ...]) -> int:
-        """Within the bound with all numbers rounded up, or else hardly longer than without prompts
-        with those rounded down that the GPUs do not wait for.
-        """
+        """Numbers are rounded up; what is beside the GPUs is the least there can be."""
         *more, past = (of[place] for of, place in zip(self._sizes, key, strict=True))
         less = [of[max(place - 1, 0)] for of, place in zip(self._sizes, key[:3], strict=False)]
-        octaves = 2 ** np.arange(MOST.bit_length())
-        chunks = np.concatenate([[0], octaves[octaves > self._least]])
-        limit, seconds = self._tbt_s, self._seconds(more, chunks, past)
-        if seconds[0] > limit:
-            more, seconds = less, self._seconds(less, chunks, past)
-            limit = (1 + SLACK) * seconds[0]
-        fits = np.flatnonzero(seconds <= limit)
-        low = int(max(chunks[fits[-1]], self._least))
-        step = max(low // _FINE, 1)
-        finer = np.arange(low + step, min(2 * low, MOST), step)
-        if not len(finer):
-            return low
-        fits = finer[self._seconds(more, finer, past) <= limit]
-        return int(fits[-1]) if len(fits) else low
 
-    def _seconds(self, work: list[int], chunk: np.ndarray, past: int) -> np.ndarray:
-        requests, context, longest = (np.full(len(chunk), float(number)) for number in work)
-        cost = self._policy.step(
-            Batch.prefill(1, chunk, past)
-            + Batch(decode_requests=requests, decode_context=context, decode_longest=longest)
-        )
-        return np.broadcast_to(np.asarray(cost.seconds, float), chunk.shape)
+        def in_time(chunk: np.ndarray) -> np.ndarray:
+            return np.asarray(self._policy.step(_batch(more, chunk, past)).seconds) <= self._tbt_s
+
+        found = _largest(in_time)
+        sides = self._policy.sides(_batch(less, np.zeros(1), past))
+        # What is hidden by something shorter than the bound fits into the bound, too.
+        if sides is None or (beside := float(np.max(sides[1]))) <= self._tbt_s:
+            return found
+
+        def hidden(chunk: np.ndarray) -> np.ndarray:
+            sides = self._policy.sides(_batch(more, chunk, past))
+            assert sides is not None
+            return np.asarray(sides[0]) <= beside
+
+        return max(found, _largest(hidden))
+
+
+def _batch(work: list[int], chunk: np.ndarray, past: int) -> Batch:
+    """Points of one prompt with those that decode."""
+    requests, context, longest = (np.full(len(chunk), float(number)) for number in work)
+    return Batch.prefill(1, chunk, past) + Batch(
+        decode_requests=requests, decode_context=context, decode_longest=longest
+    )
+
+
+def _largest(fits: Callable[[np.ndarray], np.ndarray]) -> int:
+    """The largest chunk that fits, to a share of `_FINE`; 0: none."""
+    octaves = 2 ** np.arange(MOST.bit_length())
+    if not (good := octaves[fits(octaves)]).size:
+        return 0
+    low = int(good[-1])
+    step = max(low // _FINE, 1)
+    finer = np.arange(low + step, min(2 * low, MOST), step)
+    good = finer[fits(finer)] if finer.size else finer
+    return int(good[-1]) if good.size else low
 
 
 class Adaptive(Chunked):
     """Chunked, with another budget for every pass."""
 
     def __init__(
-        self, trace: Trace, batching: Batching, kv_tokens: int, policy: Policy | None = None
+        self, trace: Trace, batching: Batching, kv_tokens: int, policy: AnyPolicy | None = None
     ) -> None:
         super().__init__(trace, batching, kv_tokens)
         if policy is None:
@@ -106,15 +117,16 @@ class Adaptive(Chunked):
                 "batching.strategy adaptive asks a policy how long passes take, and got none; "
                 "expected one, or choose chunked"
             )
-        self.chunks = Chunks(policy, batching.tbt_s, batching.block_tokens)
+        self.chunks = Chunks(policy, batching.tbt_s)
 
     def _budget(self, plan: Pass) -> int:
         if not self.prompts and not self.waiting:
             return 0
         past = self.prompts[0].done if self.prompts else 0
-        return self.chunks.tokens(
+        fits = self.chunks.tokens(
             plan.decode_requests, plan.decode_context, plan.decode_longest, past
         )
+        return max(fits, super()._budget(plan), self.batching.block_tokens)
 
 
 STATE = Adaptive

@@ -19,7 +19,7 @@ from bankside.registry import Lazy, Registry
 from bankside.schema import Section
 
 if TYPE_CHECKING:
-    from bankside.mapping.policy.base import Policy
+    from bankside.mapping.policy.common import AnyPolicy
 
 Preemption = Literal["recompute", "swap", "none"]
 
@@ -29,8 +29,8 @@ class Batching(Section):
 
     Attributes:
         strategy: `continuous`, `chunked`, `adaptive`, `layered`, or `disaggregated`.
-        token_budget: tokens of a pass at most (chunked), prompt tokens of one at most (others but
-            adaptive).
+        token_budget: tokens of a pass at most (chunked), at least where there are prompts
+            (adaptive), prompt tokens of one at most (others).
         tbt_s: seconds that prompts may stretch a pass to (adaptive).
         max_requests: requests that are under way at most.
         block_tokens: tokens of a block of key/value memory.
@@ -115,7 +115,7 @@ class State:
     """Requests waiting, with prompts under way, decoding."""
 
     def __init__(
-        self, trace: Trace, batching: Batching, kv_tokens: int, policy: Policy | None = None
+        self, trace: Trace, batching: Batching, kv_tokens: int, policy: AnyPolicy | None = None
     ) -> None:
         """policy: what computes the passes, for strategies that ask it."""
         self.trace, self.batching = trace, batching

@@ -36,6 +36,9 @@ class Linear:
         )
         return Cost(seconds, self.energy * seconds if self.energy else None)
 
+    def sides(self, batch: Batch):
+        return None
+
 
 class Overlapped(Linear):
     """Keys of those who decode are read beside everything else."""
@@ -45,9 +48,11 @@ class Overlapped(Linear):
         self.beside = beside
 
     def step(self, batch: Batch) -> Cost:
-        here = super().step(batch).seconds
-        seconds = np.maximum(here, self.beside * batch.decode_context)
+        seconds = np.maximum(*self.sides(batch))
         return Cost(seconds, self.energy * seconds if self.energy else None)
+
+    def sides(self, batch: Batch):
+        return super().step(batch).seconds, self.beside * batch.decode_context
 
 
 @dataclass
@@ -75,6 +80,15 @@ def around(number, steps):
         before = math.ceil(2 ** (power / steps))
         power += 1
     return math.ceil(2 ** (power / steps)), before
+
+
+def most(fits):
+    """The largest power of two that fits, and as many 32nds of it more."""
+    low = max((2**power for power in range(16) if fits(2**power)), default=0)
+    step, chunk = max(low // 32, 1), low
+    while low and chunk + step < min(2 * low, 2**15) and fits(chunk + step):
+        chunk += step
+    return chunk
 
 
 class Plain:
@@ -181,25 +195,25 @@ class Plain:
         numbers = len(contexts), sum(contexts), max(contexts, default=0)
         above, below = zip(*map(around, numbers, (8, 8, 2)), strict=True)
         behind = around(behind, 2)[0]
-        work, limit = above, self.b.tbt_s
-        if self.cost(above, 0, behind) > limit:
-            work, limit = below, 1.05 * self.cost(below, 0, behind)
-        low = self.b.block_tokens
-        for power in range(16):
-            if 2**power > low and self.cost(work, 2**power, behind) <= limit:
-                low = 2**power
-        step, most = max(low // 32, 1), min(2 * low, 2**15)
-        chunk = low
-        while chunk + step < most and self.cost(work, chunk + step, behind) <= limit:
-            chunk += step
-        return chunk
-
-    def cost(self, work, chunk, behind):
-        key = work, chunk, behind
+        least = max(self.b.token_budget - len(contexts), self.b.block_tokens)
+        key = above, below, behind
         if key not in self.known:
-            batch = Batch(0, 0, 0, 0, *work) + Batch.prefill(1, chunk, behind)
-            self.known[key] = float(self.policy.step(batch).seconds)
-        return self.known[key]
+            self.known[key] = max(
+                most(lambda chunk: self.step(above, chunk, behind) <= self.b.tbt_s),
+                most(lambda chunk: self.hides(above, below, chunk, behind)),
+            )
+        return max(least, self.known[key])
+
+    def batch(self, work, chunk, behind):
+        return Batch(0, 0, 0, 0, *work) + Batch.prefill(1, chunk, behind)
+
+    def step(self, work, chunk, behind):
+        return float(self.policy.step(self.batch(work, chunk, behind)).seconds)
+
+    def hides(self, above, below, chunk, behind):
+        sides = self.policy.sides(self.batch(above, chunk, behind))
+        least = self.policy.sides(self.batch(below, 0, behind))
+        return sides is not None and sides[0] <= least[1]
 
     def chunks(self, room):
         contexts, got, gave_way = self.decode()
