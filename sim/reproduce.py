@@ -62,6 +62,7 @@ class Paper:
 PAPERS: Registry[Paper] = Registry("paper")
 PAPERS.add("fusemax", Lazy("bankside.sim.reproduce_fusemax:PAPER"))
 PAPERS.add("l3", Lazy("bankside.sim.reproduce_l3:PAPER"))
+PAPERS.add("duplex", Lazy("bankside.sim.reproduce_duplex:PAPER"))
 PAPERS.add("vela", Lazy("bankside.sim.reproduce_vela:PAPER"))
 PAPERS.add("cosma", Lazy("bankside.sim.reproduce_cosma:PAPER"))
 PAPERS.add("intar", Lazy("bankside.sim.reproduce_intar:PAPER"))
@@ -116,7 +117,7 @@ def command(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Recompute the results of PAPER (fusemax, l3, vela, ...) beside the published ones."""
+    """Recompute the results of PAPER (fusemax, l3, duplex, ...) beside the published ones."""
     entry = PAPERS.get(paper)
     if rtl_gap:
         result, text = _gap(entry, paper, GapOptions(machine, keys, queries, binding, rtl))

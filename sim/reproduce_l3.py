@@ -27,9 +27,9 @@ from bankside.mapping.paper.l3 import (
 from bankside.mapping.policy.pim_latency import RankAttention
 from bankside.mapping.system.system import System
 from bankside.sim.full_machine import VARIANTS, machine, peak_tbps
-from bankside.sim.reproduce import Paper, Result, cell
+from bankside.sim.reproduce import Paper, Result
+from bankside.sim.reproduce_table import Question, answer, close_cells, text, write
 
-CLOSE = 0.15
 _NOTES = (
     (
         "steady state: as many requests as memory holds, lengths log-normal with the published "
@@ -99,11 +99,7 @@ def _peak(_: Setting) -> float:
     return peak_tbps(machine(1, VARIANTS.get("base")))
 
 
-Measure = Callable[[Setting], float]
-
-
-def _questions() -> Iterator[tuple[str, float, Measure, str]]:
-    """(cell, paper, ours, what it rests on)"""
+def _questions() -> Iterator[Question[Setting]]:
     data = published()
     for name, paper in data["speedup"].items():
         yield (
@@ -142,19 +138,11 @@ def _questions() -> Iterator[tuple[str, float, Measure, str]]:
 
 def reproduce() -> Result:
     """Cells, how they depend on what the papers leave open, all runs."""
-    cells, sensitivity = [], []
-    for name, paper, measure, assumption in _questions():
-        found = cell(name, paper, measure(DATA_SHEET), assumption)
-        others = {setting: measure(value) for setting, value in SETTINGS.items()}
-        if abs(found["ratio"] - 1) > CLOSE:
-            found["assumption"] = f"missing: {assumption}"
-        cells.append(found)
-        sensitivity.append({"name": name, "ours": found["ours"], **others})
+    found = answer(_questions(), DATA_SHEET, SETTINGS)
     return {
         "paper": "L3 (arXiv 2504.17584), CHIME (ISCA 2026)",
-        "cells": cells,
-        "within_15_percent": sum(abs(c["ratio"] - 1) <= CLOSE for c in cells),
-        "sensitivity": sensitivity,
+        **found,
+        "within_15_percent": close_cells(found["cells"]),
         "runs": [_run(model, dataset) for model, dataset in points()],
         "left_out": dict(LEFT_OUT),
         "notes": list(_NOTES),
@@ -174,32 +162,8 @@ def _run(model: str, dataset: str) -> dict[str, Any]:
     }
 
 
-def text(result: Mapping[str, Any]) -> str:
-    close, count = result["within_15_percent"], len(result["cells"])
-    titles = f"{'':54} {'paper':>7} {'ours':>7} {'ratio':>6}  "
-    lines = [
-        f"{result['paper']}: {close} of {count} cells within {CLOSE:.0%}",
-        titles + "  ".join(f"{name:>20}" for name in SETTINGS),
-    ]
-    for row, other in zip(result["cells"], result["sensitivity"], strict=True):
-        lines.append(
-            f"{row['name']:54} {row['paper']:7.3g} {row['ours']:7.3g} {row['ratio']:6.2f}  "
-            + "  ".join(f"{other[name]:20.3g}" for name in SETTINGS)
-        )
-    lines += [f"not recomputed: {name}: {why}" for name, why in result["left_out"].items()]
-    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
+def _write(result: Mapping[str, Any], folder: Path) -> list[str]:
+    return write(result, folder, "l3")
 
 
-def write(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """Cells and sensitivity as a table in Markdown."""
-    head = ["cell", "paper", "ours", "ratio", *SETTINGS, "assumption"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row, other in zip(result["cells"], result["sensitivity"], strict=True):
-        values = [row["paper"], row["ours"], row["ratio"], *(other[name] for name in SETTINGS)]
-        shown = " | ".join(f"{value:.3g}" for value in values)
-        lines.append(f"| {row['name']} | {shown} | {row['assumption']} |")
-    (folder / "l3.md").write_text("\n".join(lines) + "\n")
-    return ["l3.md"]
-
-
-PAPER = Paper(reproduce, text, write)
+PAPER = Paper(reproduce, text, _write)

@@ -19,8 +19,10 @@ import numpy as np
 
 from bankside.errors import ConfigError
 from bankside.mapping.policy.base import Cost, Line, Policy, total
+from bankside.mapping.system.system import System
+from bankside.mapping.workload.architecture import Architecture
 from bankside.mapping.workload.batch import Batch, Numbers
-from bankside.mapping.workload.types import Operator
+from bankside.mapping.workload.types import FULL, Bits, Operator
 
 _PARTS = (
     "gpu.linear", "gpu.attention", "gpu.other", "pim.linear", "pim.attention", "both.experts",
@@ -36,10 +38,34 @@ class _Run:
     on_gpu: Numbers
 
 
+def _is_expert(op: Operator) -> bool:
+    return op.kind == "gemm" and op.name.startswith("expert_")
+
+
 class Duplex(Policy):
-    """Keys and values beside the weights, in memory that both processors read."""
+    """Keys and values beside the weights, in memory that both processors read.
+
+    Args:
+        arch, system, bits, tp: as of every policy.
+        co_process: experts and attention on both processors at once; False: one at a time.
+        dense: products of dense layers, too, may go to the logic die; False: they stay on the GPU,
+            as published.
+    """
 
     name = "duplex"
+
+    def __init__(
+        self,
+        arch: Architecture,
+        system: System,
+        bits: Bits = FULL,
+        tp: int | None = None,
+        *,
+        co_process: bool = True,
+        dense: bool = True,
+    ) -> None:
+        self.co_process, self.dense = co_process, dense
+        super().__init__(arch, system, bits, tp)
 
     def check(self) -> None:
         if self.system.logic_pim is None:
@@ -76,6 +102,8 @@ class Duplex(Policy):
         gpu = self.gpu_seconds(op)
         if op.kind not in ("gemm", "attention"):
             return _Run({"gpu.other": gpu}, 1.0)
+        if not self.dense and op.kind == "gemm" and not _is_expert(op):
+            return _Run({"gpu.linear": gpu}, 1.0)
         kind = "linear" if op.kind == "gemm" else "attention"
         pim = self.pim_seconds(op)
         here = np.asarray(gpu <= pim)
@@ -102,8 +130,8 @@ class Duplex(Policy):
 
     def _runs(self, ops: list[tuple[int, Operator]]) -> Iterator[tuple[int, Operator, _Run]]:
         for layers, op in ops:
-            expert = op.kind == "gemm" and op.name.startswith("expert_")
-            yield layers, op, self._experts(op) if expert else self._single(op)
+            both = self.co_process and _is_expert(op)
+            yield layers, op, self._experts(op) if both else self._single(op)
 
     # --- a pass -----------------------------------------------------------------------------------
     def step(self, batch: Batch) -> Cost:
@@ -137,7 +165,7 @@ class Duplex(Policy):
         apart = dict(before.parts)
         for name, value in run.parts.items():
             apart[name] = apart.get(name, 0.0) + value
-        if op.kind != "attention":
+        if op.kind != "attention" or not self.co_process:
             return _Run(apart, run.on_gpu)
         gpu, pim = self.gpu_seconds(first), self.pim_seconds(op)
         supply = max(self.bandwidth, self._supply)

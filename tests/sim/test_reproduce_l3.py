@@ -12,7 +12,8 @@ from bankside.cli import main
 from bankside.mapping.paper import l3
 from bankside.mapping.paper.l3 import TABLE_I, contexts, log_normal, points, published, steady
 from bankside.mapping.workload.batch import Batch
-from bankside.sim.reproduce_l3 import CLOSE, LEFT_OUT, SETTINGS, reproduce
+from bankside.sim.reproduce_l3 import LEFT_OUT, SETTINGS, reproduce
+from bankside.sim.reproduce_table import CLOSE
 
 
 @cache

@@ -57,6 +57,28 @@ def test_never_slower_than_the_same_gpus_alone(model: str) -> None:
     assert (duplex(model).step(batch).seconds <= np.asarray(alone) * (1 + 1e-9)).all()
 
 
+def test_one_processor_at_a_time() -> None:
+    arch, system = Architecture.load("mixtral-8x7b"), System.load("duplex")
+    apart = POLICIES.get("duplex")(arch, system, co_process=False)  # type: ignore[call-arg]
+    batch = Batch.prefill(1, 2048) + Batch.decode(np.array([16, 64, 128]), 2000)
+    found = apart.step(batch)
+    assert not np.any(found.parts["both.experts"]) and not np.any(found.parts["both.attention"])
+    together = duplex().step(batch)
+    assert np.any(together.parts["both.attention"])
+    assert (np.asarray(together.seconds) < np.asarray(found.seconds)).all()
+
+
+def test_dense_products_stay_on_the_gpu_where_asked() -> None:
+    arch, system = Architecture.load("mixtral-8x7b"), System.load("duplex")
+    published = POLICIES.get("duplex")(arch, system, dense=False)  # type: ignore[call-arg]
+    batch = Batch.decode(4, 4096)
+    there = devices(published, batch)
+    assert there["qkv"] == there["out"] == there["router"] == "gpu"
+    assert there["attention_decode"] == there["expert_down"] == "logic_pim"
+    assert devices(duplex(), batch)["qkv"] == "logic_pim"
+    assert published.step(batch).seconds > duplex().step(batch).seconds
+
+
 def test_a_machine_without_logic_pim_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no logic_pim"):
         POLICIES.get("duplex")(Architecture.load("llama-3-70b"), System.load("dgx-a100"))
