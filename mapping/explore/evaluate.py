@@ -19,7 +19,7 @@ from typing import Any
 
 import bankside
 from bankside.cache import content_hash, file_hash
-from bankside.errors import BanksideError, ConfigError
+from bankside.errors import BanksideError, ConfigError, ToolError
 from bankside.provenance import package_version
 from bankside.registry import Lazy, Registry
 from bankside.schema import M, validate
@@ -147,7 +147,11 @@ class Task:
         return content_hash(content)
 
     def evaluate(self, point: Mapping[str, Any]) -> Outcome:
-        """Never raises an Exception of an evaluator: it becomes the outcome."""
+        """Never raises an Exception of an evaluator: it becomes the outcome.
+
+        Raises ToolError in a process whose code is not that of the process which made the task.
+        """
+        self._check_code()
         try:
             if self.base is None:
                 given = load_function(self.evaluator, self.folder)[0](
@@ -163,6 +167,21 @@ class Task:
             where = traceback.extract_tb(error.__traceback__)[-1]
             told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
             return Outcome(FAILED, {}, " ".join(told.split()))
+
+    def _check_code(self) -> None:
+        """Results are kept under the hash of the code: no other code may make them."""
+        if not self.code:
+            return
+        if self.base is None:
+            here = _file_hash(load_function(self.evaluator, self.folder)[1])
+        else:
+            here = _code()
+        if here != self.code:
+            raise ToolError(
+                f"{self.evaluator}: this worker's files are not those that the exploration was "
+                f"started with; give all workers the same ones (restart those of a cluster), and "
+                f"call again: what is finished is kept"
+            )
 
     def _changed(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Base and workload with the values of a point."""
