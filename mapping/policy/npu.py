@@ -2,7 +2,7 @@
 
 Operators follow each other, each at the cycles of its program by the timing model
 (`npu_latency`). Rows of a routing, the embedding's rows and the choice of a token, for which the
-engine has no command, take their bytes at the bandwidth of main memory.
+engine has no command, take their bytes at the bandwidth of main memory or of the data port.
 
 Ref: docs/npu.md; docs/policies.md, section NPU.
 """
@@ -106,7 +106,7 @@ class OnNpu(AnyPolicy):
         read once, with all NPUs at their peaks.
         """
         flops, moved = self._work(self.divided(batch))
-        return np.maximum(flops / self.peak, moved / self.npu.memory_bandwidth)
+        return np.maximum(flops / self.peak, moved / self.latency.bandwidth)
 
     @property
     def peak(self) -> float:
@@ -137,7 +137,7 @@ class OnNpu(AnyPolicy):
         before = Gemm("", "gemm")
         for layers, op in self.operators(batch):
             if self._part(op) == "memory":
-                seconds = op.bytes / self.npu.memory_bandwidth
+                seconds = op.bytes / self.latency.bandwidth
             else:
                 seconds = self._cycles(op, before, batch) / self.latency.clock
             yield layers, op, seconds
@@ -208,7 +208,7 @@ class OnNpu(AnyPolicy):
         """What one NPU does."""
         for layers, op, seconds in self._timed(self.divided(batch)):
             each = float(np.asarray(seconds))
-            memory = float(np.asarray(op.bytes)) / self.npu.memory_bandwidth
+            memory = float(np.asarray(op.bytes)) / self.latency.bandwidth
             yield Line(
                 op.name, layers, "npu", layers * each, "memory" if memory > each / 2 else "compute",
                 float(np.asarray(op.flops)), float(np.asarray(op.bytes)),

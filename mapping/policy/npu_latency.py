@@ -2,9 +2,10 @@
 
 Every operator is compiled (`lower_npu`) and timed at a few sizes: a program of its own, operands
 from main memory, results back. Where a dimension repeats whole tiles, two programs that differ by
-one tile give the tile's share, and the rest follows: tiles repeat exactly, so that is within 0.1 %
-of the program timed whole (tests/mapping/policy/test_npu_latency.py). Between the numbers of rows
-that are timed, and between contexts up to one block, cycles are taken to be straight: within 4 %.
+one tile give the tile's share, and the rest follows. Between the numbers of rows that are timed,
+and within steps of 32 tokens of context, cycles are taken to be straight. All of this is within
+1.5 % of the same program timed whole, below 64 tokens of context within 2.5 %
+(tests/mapping/policy/test_npu_latency.py).
 
 Main memory that does not give a beat of the data port in whole cycles lies between two programs,
 one on each side. The model's cycles are sums and maxima of multiples of the cycles of a beat, so a
@@ -44,8 +45,12 @@ _ROWS = 64
 _PIECES = 4
 #: Most tokens of a block of keys or values.
 _BLOCK = 512
-#: Contexts below a block that are timed.
-_SHORT = (32, 64, 128, 256)
+#: Tokens in which scores grow: a word of the shared buffer.
+_STEP = WORD_BYTES
+#: Rows of products that are timed, besides those of a whole tile.
+_PRODUCT_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 40, 48, 56)
+#: Rows on the vector unit that are timed, likewise.
+_VECTOR_ROWS = (1, 2)
 _BEATS = 64
 
 
@@ -56,6 +61,11 @@ class NpuLatency:
         hardware: the NPU.
         bandwidth: of main memory, bytes per second.
         bits: of weights, 8 or 4.
+
+    Attributes:
+        clock: hertz.
+        bandwidth: bytes per second that the memory and the data port give.
+        block: tokens of a block of keys or values.
 
     Raises:
         ConfigError: profile `u55`; memory slower than the model can be.
@@ -69,12 +79,14 @@ class NpuLatency:
                 f"needs; use a machine of profile llm"
             )
         self.clock = hardware.clock_mhz * 1e6
-        beats = self.machine.bus_bytes * self.clock / bandwidth
+        port = self.machine.bus_bytes * self.clock
+        self.bandwidth = min(bandwidth, port)
+        beats = port / bandwidth
         if beats > _BEATS:
             raise ConfigError(
                 f"{hardware.name}: {bandwidth / 1e9:.3g} GB/s are {beats:.0f} cycles per beat of "
                 f"{self.machine.bus_bytes} bytes; expected at most {_BEATS}: "
-                f"{self.machine.bus_bytes * self.clock / _BEATS / 1e9:.3g} GB/s or more"
+                f"{port / _BEATS / 1e9:.3g} GB/s or more"
             )
         self._share = max(beats, 1.0) % 1
         below = max(math.floor(beats), 1)
@@ -110,7 +122,9 @@ class NpuLatency:
         """[rows, inner] times weights. wide: int16 results."""
         tile = self._tile(inner)
         name = f"product/{outputs}/{inner}/{int(wide)}"
-        return _tiled(rows, tile, lambda n: self._product(name, n, outputs, inner, wide))
+        return _tiled(
+            rows, tile, _PRODUCT_ROWS, lambda n: self._product(name, n, outputs, inner, wide)
+        )
 
     def attention(self, rows: Numbers, context: Numbers, dim: int, group: int, masked: bool) -> F64:
         """Of one key head: `rows` (queries of all its heads) that see `context` tokens on average.
@@ -210,19 +224,28 @@ class NpuLatency:
         return total
 
     def _context(self, rows: int, context: F64, dim: int, masked: bool) -> F64:
-        """Straight below a block; each further one takes equally long."""
-        at = lambda tokens: self._graph(  # noqa: E731
-            f"attention/{rows}/{tokens}/{dim}/{int(masked)}",
-            lambda: npu_graphs.attention(rows, tokens, dim, self.block, masked),
-        )
-        points = [*(p for p in _SHORT if p < self.block), self.block, 2 * self.block]
-        return _straight(np.maximum(context, points[0]), points, at)
+        """From two blocks on, each further one takes equally long."""
+
+        def at(tokens: int) -> float:
+            return self._graph(
+                f"attention/{rows}/{tokens}/{dim}/{int(masked)}",
+                lambda: npu_graphs.attention(rows, tokens, dim, self.block, masked),
+            )
+
+        context = np.maximum(context, 1)
+        further = np.maximum(np.ceil(context / self.block) - 2, 0)
+        found = _straight(context - further * self.block, _tokens(self.block), at)
+        if (further > 0).any():
+            found = found + further * (at(2 * self.block) - at(self.block))
+        return found
 
     def _vector(
         self, name: str, rows: Numbers, row_bytes: int, build: Callable[[int], Graph]
     ) -> F64:
         tile = max(min(self._shared // 2 // row_bytes, _ROWS), 1)
-        return _tiled(rows, tile, lambda n: self._graph(f"{name}/{n}", lambda: build(n)))
+        return _tiled(
+            rows, tile, _VECTOR_ROWS, lambda n: self._graph(f"{name}/{n}", lambda: build(n))
+        )
 
     def _graph(self, key: str, build: Callable[[], Graph]) -> float:
         return self._cycles(key, lambda engine: engine.compiler.compile(build()).program)
@@ -273,7 +296,13 @@ def _levels(most: int) -> list[int]:
     return found
 
 
-def _tiled(rows: Numbers, tile: int, at: Callable[[int], float]) -> F64:
+def _tokens(block: int) -> list[int]:
+    """Contexts of two blocks that are timed: the last and the first of each step."""
+    steps = range(_STEP, 2 * block + 1, _STEP)
+    return [1, *(tokens for last in steps for tokens in (last, last + 1))][:-1]
+
+
+def _tiled(rows: Numbers, tile: int, some: Sequence[int], at: Callable[[int], float]) -> F64:
     """Of rows in tiles; those of the last one lie between the ones that are timed."""
     rows = np.asarray(rows, float)
     whole = np.floor(rows / tile + 1e-9)
@@ -281,11 +310,11 @@ def _tiled(rows: Numbers, tile: int, at: Callable[[int], float]) -> F64:
     rest = np.where(rest < 1e-6, 0, rest)
     found = np.zeros(rows.shape)
     if (whole > 0).any():
-        found = whole * at(tile)
-    points = [p for p in (1, 2, 4, *range(8, tile, 8)) if p < tile] + [tile]
-    some = rest > 0
-    if some.any():
-        found = found + np.where(some, _straight(np.maximum(rest, 1), points, at), 0)
+        found += whole * at(tile)
+    left = rest > 0
+    if left.any():
+        points = [*(p for p in some if p < tile), tile]
+        found[left] += _straight(np.maximum(rest[left], 1), points, at)
     return found
 
 

@@ -27,6 +27,7 @@ SIZES = {
     "qwen2.5-14b": ("14.7",), "qwen2.5-32b": ("32.8",), "qwen2.5-72b": ("72.7",),
     "qwen3-8b": ("8.2",), "qwen3-32b": ("32.8",), "qwen3-30b-a3b": ("30.5", "3.3"),
     "deepseek-v3": ("671", "37.5"), "opt-66b": ("65.7",), "gpt3-175b": ("174.6",),
+    "gpt2": ("0.124",),
 }  # fmt: skip
 
 # KiB per token in 16 bits.
@@ -84,7 +85,8 @@ def test_presets_agree_with_the_reference() -> None:
         "max_pos": "max_positions", "qkv_bias": "qkv_bias", "tie_embed": "tied",
         "sliding_window": "window", "qk_norm": "qk_norm", "pos": "position",
     }  # fmt: skip
-    assert set(models) == set(architecture_names())
+    # gpt2, which the sheet lacks, has its exact number of parameters in test_huggingface.py.
+    assert set(models) == set(architecture_names()) - {"gpt2"}
     for name, model in models.items():
         arch = Architecture.load(name)
         for theirs, ours in keys.items():

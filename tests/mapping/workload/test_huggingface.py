@@ -70,6 +70,10 @@ PRESETS: dict[str, dict] = {
         "model_type": "gpt2", "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_inner": None,
         "n_positions": 2048, "vocab_size": 50257, "activation_function": "gelu_new",
     },
+    "gpt2": {
+        "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+        "n_positions": 1024, "vocab_size": 50257, "activation_function": "gelu_new",
+    },
 }  # fmt: skip
 
 
@@ -112,10 +116,8 @@ def test_small_opt_projects_its_embedding() -> None:
 
 
 def test_gpt2_small() -> None:
-    arch = _read(
-        PRESETS["gpt3-175b"], n_embd=768, n_layer=12, n_head=12, n_positions=1024
-    )  # Ref: 124.4 M parameters
-    assert arch.parameters == 124_439_808
+    # Ref: 124.4 M parameters
+    assert _read(PRESETS["gpt2"]).parameters == 124_439_808
 
 
 def test_windows_by_switches_and_by_list() -> None:
