@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.elaborate import to_verilog
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
+from bankside.sim.rtl.compiled import CompiledModel, pointer
 from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_array_top"
@@ -37,11 +39,13 @@ class _Timing(ctypes.Structure):
 
 class _Report(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_uint64) for name in ("cycles", "counted", "status", "pc", "refused")
+        (name, ctypes.c_uint64)
+        for name in ("cycles", "refused", "stuck", "status", "counted", "pc")
     ] + [("counts", ctypes.c_uint64 * len(_SPEC.stalls))]
 
 
-def _defines(machine: ArrayMachine) -> dict[str, int]:
+def defines(machine: ArrayMachine) -> dict[str, int]:
+    """Macros of array_bench.h and of the shim."""
     trace = trace_layout()
     passes = trace["compute"]
     compute = {
@@ -51,7 +55,8 @@ def _defines(machine: ArrayMachine) -> dict[str, int]:
     return {
         "BUS_BITS": 8 * ELEMENT_BYTES * machine.bus_elements,
         "REASONS": len(_SPEC.stalls),
-        "DONE": _STATUS["done"],
+        "BURSTS": machine.config.memory.outstanding,
+        **{f"STATUS_{name.upper()}": bit for name, bit in _STATUS.items()},
         **{name: getattr(host, name) for name in addresses},
         **compute,
         "TRACE_TILE_BITS": passes.shape["tile"].width,
@@ -59,65 +64,40 @@ def _defines(machine: ArrayMachine) -> dict[str, int]:
     }
 
 
+def memory_timing(machine: ArrayMachine) -> _Timing:
+    """Size and times of the main memory, as the shim takes them."""
+    memory = machine.config.memory
+    return _Timing(
+        memory.bytes, memory.read_latency_cycles, memory.write_latency_cycles, memory.beat_cycles
+    )
+
+
 def _load(machine: ArrayMachine, waves: bool) -> ctypes.CDLL:
     library = build_library(
         to_verilog(ArrayTop(machine), TOP),
         TOP,
         Path(__file__).with_name("array_shim.cpp"),
-        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in _defines(machine).items())),
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines(machine).items())),
         verilator_flags=_VERILATOR_FLAGS,
         trace=waves,
     )
-    library.array_new.restype = ctypes.c_void_p
     for name in ("array_pass_count", "array_event_count"):
         getattr(library, name).restype = ctypes.c_uint64
     return library
 
 
-def _pointer(array: NDArray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-class ArrayRtl:
+class ArrayRtl(CompiledModel):
     """One machine in RTL. The first use of a machine compiles it (cached by content)."""
+
+    PREFIX = "array"
 
     def __init__(self, machine: ArrayMachine, *, waves: bool = False) -> None:
         self.machine = machine
         self.rtl_cycles = 0
-        self._library = _load(machine, waves)
-        self._handle: ctypes.c_void_p | None = None
-        self.reset()
+        super().__init__(_load(machine, waves))
 
-    def reset(self) -> None:
-        """Power-on state."""
-        self.close()
-        memory = self.machine.config.memory
-        timing = _Timing(
-            memory.bytes,
-            memory.read_latency_cycles,
-            memory.write_latency_cycles,
-            memory.beat_cycles,
-        )
-        self._handle = ctypes.c_void_p(self._library.array_new(ctypes.byref(timing)))
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._handle is not None:
-            self._library.array_delete(self._handle)
-            self._handle = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_library", None) is not None:
-            self.close()
-
-    def record_waves(self, path: Path, first_cycle: int, last_cycle: int) -> None:
-        """Write cycles first..last of the next program to a VCD file (needs waves=True)."""
-        self._library.array_waves(
-            self._handle,
-            str(path).encode(),
-            ctypes.c_uint64(first_cycle),
-            ctypes.c_uint64(last_cycle),
-        )
+    def _new_arguments(self) -> tuple[Any, ...]:
+        return (ctypes.byref(memory_timing(self.machine)),)
 
     def run(self, program: Program, *, trace: bool = False, limit: int = 100_000_000) -> Result:
         """Execute `program`; its `host_in` ([rows, n] of uint16) is the main memory before,
@@ -130,17 +110,19 @@ class ArrayRtl:
         self._check_sizes(program)
         image = np.array(program.host_in, "<u2", order="C")
         words, report = self._words(program), _Report()
-        self._library.array_run(
-            self._handle,
-            _pointer(words),
+        self._call(
+            "run",
+            pointer(words),
             ctypes.c_uint64(len(words)),
-            _pointer(image),
+            pointer(image),
             ctypes.c_uint64(image.nbytes),
             ctypes.c_uint64(limit),
             int(trace),
             ctypes.byref(report),
         )
         self.rtl_cycles += report.cycles
+        if report.stuck:
+            self.reset()
         self._check(program, report)
         counters = dict(zip(_SPEC.stalls, report.counts, strict=True))
         commands, macros = (
@@ -201,8 +183,8 @@ class ArrayRtl:
             )
 
     def _commands(self) -> NDArray[np.void]:
-        raw = np.zeros((self._library.array_pass_count(self._handle), 3), "<u8")
-        self._library.array_passes(self._handle, _pointer(raw))
+        raw = np.zeros((self._call("pass_count"), 3), "<u8")
+        self._call("passes", pointer(raw))
         commands = np.zeros(len(raw), COMMAND_DTYPE)
         for column, name in enumerate(("cycle", "code", "row")):
             commands[name] = raw[:, column]
@@ -212,8 +194,8 @@ class ArrayRtl:
         """Every engine works on its commands in order, so the k-th event of each kind belongs to
         its k-th command.
         """
-        raw = np.zeros((self._library.array_event_count(self._handle), 3), "<u8")
-        self._library.array_events(self._handle, _pointer(raw))
+        raw = np.zeros((self._call("event_count"), 3), "<u8")
+        self._call("events", pointer(raw))
         opcodes = {command.engine: command.opcode for command in _SPEC.commands.values()}
         rows = []
         for engine, name in enumerate(_SPEC.engines):

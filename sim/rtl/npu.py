@@ -19,6 +19,7 @@ from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.elaborate import to_verilog
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
+from bankside.sim.rtl.compiled import CompiledModel, pointer
 from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_npu_top"
@@ -56,12 +57,13 @@ class _Job(ctypes.Structure):
 
 class _Report(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_uint64) for name in ("cycles", "counted", "status", "refused")),
+        *((name, ctypes.c_uint64) for name in ("cycles", "refused", "stuck", "status", "counted")),
         ("counts", ctypes.c_uint64 * len(_SPEC.stalls)),
     ]
 
 
-def _defines(machine: NpuMachine) -> dict[str, int]:
+def defines(machine: NpuMachine) -> dict[str, int]:
+    """Macros of npu_bench.h and of the shim."""
     trace, place = trace_layout(), addresses()
     kernel = trace["kernel"]
     return {
@@ -72,10 +74,26 @@ def _defines(machine: NpuMachine) -> dict[str, int]:
         "REGION": place["region0.base"],
         "COUNTERS": place[f"counters.{_SPEC.stalls[0]}"],
         **{field.name.upper(): 1 << field.lsb for field in CONTROL.fields},
-        "STATUS_RUNNING": 1 << _FIELDS["running"].lsb,
+        "BURSTS": machine.config.memory.outstanding,
+        **{
+            f"STATUS_{name.upper()}": 1 << _FIELDS[name].lsb
+            for name in ("running", "done", "fault")
+        },
         **{f"TRACE_{name.upper()}": trace[name].offset for name in ("running", "dma", "kernel")},
         "TRACE_OPCODE": kernel.offset + kernel.shape["opcode"].offset,
     }
+
+
+def memory_timing(machine: NpuMachine) -> _Timing:
+    """Times of the main memory, as the shim takes them."""
+    memory = machine.config.memory
+    return _Timing(
+        memory.read_latency_cycles,
+        memory.write_latency_cycles,
+        memory.beat_cycles,
+        memory.jitter_cycles,
+        memory.seed,
+    )
 
 
 def _load(machine: NpuMachine, waves: bool) -> ctypes.CDLL:
@@ -83,16 +101,11 @@ def _load(machine: NpuMachine, waves: bool) -> ctypes.CDLL:
         to_verilog(NpuTop(machine), TOP),
         TOP,
         Path(__file__).with_name("npu_shim.cpp"),
-        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in _defines(machine).items())),
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines(machine).items())),
         trace=waves,
     )
-    library.npu_new.restype = ctypes.c_void_p
     library.npu_event_count.restype = ctypes.c_uint64
     return library
-
-
-def _pointer(array: NDArray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _status(report: _Report, name: str) -> int:
@@ -100,41 +113,17 @@ def _status(report: _Report, name: str) -> int:
     return report.status >> field.lsb & (1 << field.width) - 1
 
 
-class NpuRtl:
+class NpuRtl(CompiledModel):
     """One machine in RTL. The first use of a machine compiles it (cached by content); machines that
     differ in the times of their memory share what is compiled.
     """
 
+    PREFIX = "npu"
+
     def __init__(self, machine: NpuMachine, *, waves: bool = False) -> None:
         self.machine = machine
         self.rtl_cycles = 0
-        self._library = _load(machine, waves)
-        self._handle: ctypes.c_void_p | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Power-on state: buffers zero."""
-        self.close()
-        self._handle = ctypes.c_void_p(self._library.npu_new())
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._handle is not None:
-            self._library.npu_delete(self._handle)
-            self._handle = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_library", None) is not None:
-            self.close()
-
-    def record_waves(self, path: Path, first_cycle: int, last_cycle: int) -> None:
-        """Write cycles first..last of the next program to a VCD file (needs waves=True)."""
-        self._library.npu_waves(
-            self._handle,
-            str(path).encode(),
-            ctypes.c_uint64(first_cycle),
-            ctypes.c_uint64(last_cycle),
-        )
+        super().__init__(_load(machine, waves))
 
     def run(self, program: Program, *, trace: bool = False, limit: int = 100_000_000) -> Result:
         """Execute `program`; its `host_in` ([rows, n] of uint16) is the main memory before,
@@ -149,12 +138,12 @@ class NpuRtl:
         words, report = np.array(program.words, "<u8"), _Report()
         regions = np.array(program.regions, "<u8").reshape(-1)
         job = self._job(program, image, limit, trace)
-        self._library.npu_run(
-            self._handle,
+        self._call(
+            "run",
             ctypes.byref(job),
-            _pointer(words),
-            _pointer(image),
-            _pointer(regions),
+            pointer(words),
+            pointer(image),
+            pointer(regions),
             ctypes.byref(report),
         )
         self.rtl_cycles += report.cycles
@@ -166,22 +155,14 @@ class NpuRtl:
         return Result(image, report.cycles, counters, commands, macros, domain)
 
     def _job(self, program: Program, image: NDArray[np.uint16], limit: int, trace: bool) -> _Job:
-        memory = self.machine.config.memory
-        timing = _Timing(
-            memory.read_latency_cycles,
-            memory.write_latency_cycles,
-            memory.beat_cycles,
-            memory.jitter_cycles,
-            memory.seed,
-        )
         return _Job(
-            memory.bytes,
+            self.machine.config.memory.bytes,
             len(program.words),
             image.nbytes,
             len(program.regions),
             limit,
             int(trace),
-            timing,
+            memory_timing(self.machine),
         )
 
     def _check_sizes(self, program: Program) -> None:
@@ -196,6 +177,8 @@ class NpuRtl:
         check_regions(program.regions)
 
     def _check(self, program: Program, report: _Report) -> None:
+        if report.stuck:
+            self.reset()
         if report.refused:
             raise ToolError(f"the RTL refused {report.refused} host registers; report this")
         position = _status(report, "position")
@@ -224,8 +207,8 @@ class NpuRtl:
         """Every engine works on its commands in order, so the k-th event of each kind belongs to
         its k-th command.
         """
-        raw = np.zeros((self._library.npu_event_count(self._handle), 4), "<u8")
-        self._library.npu_events(self._handle, _pointer(raw))
+        raw = np.zeros((self._call("event_count"), 4), "<u8")
+        self._call("events", pointer(raw))
         rows = []
         for engine in (DMA, KERNEL):
             begin, last, complete = (

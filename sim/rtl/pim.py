@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from bankside.isa.program import Program
 from bankside.isa.spec import load_spec
 from bankside.sim.elaborate import to_verilog
 from bankside.sim.engine import COMMAND_DTYPE, MACRO_DTYPE, Result
+from bankside.sim.rtl.compiled import CompiledModel, pointer
 from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 TOP = "bankside_pim_top"
@@ -43,24 +45,26 @@ class _Report(ctypes.Structure):
     ] + [("counts", ctypes.c_uint64 * len(_SPEC.stalls))]
 
 
-def _load(machine: Machine, waves: bool) -> ctypes.CDLL:
+def defines(machine: Machine) -> dict[str, int]:
+    """Macros of pim_bench.h and of the shim."""
     layout = command_layout(machine)
-    shown = layout[_LAST_SHOWN].offset + layout[_LAST_SHOWN].width
-    defines = {
+    return {
         "BURST_BITS": machine.burst_elements * 16,
         "REASONS": len(_SPEC.stalls),
         "COUNTER_BITS": COUNTER_BITS,
         "ENGINES": len(_SPEC.engines),
-        "COMMAND_BITS": shown,
+        "COMMAND_BITS": layout[_LAST_SHOWN].offset + layout[_LAST_SHOWN].width,
     }
+
+
+def _load(machine: Machine, waves: bool) -> ctypes.CDLL:
     library = build_library(
         to_verilog(PimTop(machine), TOP),
         TOP,
         Path(__file__).with_name("pim_shim.cpp"),
-        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines.items())),
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in defines(machine).items())),
         trace=waves,
     )
-    library.pim_new.restype = ctypes.c_void_p
     for name in ("pim_command_count", "pim_macro_count"):
         getattr(library, name).restype = ctypes.c_uint64
     return library
@@ -70,43 +74,18 @@ def _words(data: NDArray[np.uint16]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(data, dtype="<u2").view("<u8").reshape(-1)
 
 
-def _pointer(array: NDArray[np.uint64]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-class PimRtl:
+class PimRtl(CompiledModel):
     """One rank in RTL. The first use of a machine compiles it (cached by content)."""
+
+    PREFIX = "pim"
 
     def __init__(self, machine: Machine, *, waves: bool = False) -> None:
         self.machine = machine
         self.rtl_cycles = 0
-        self._library = _load(machine, waves)
-        self._handle: ctypes.c_void_p | None = None
-        self.reset()
+        super().__init__(_load(machine, waves))
 
-    def reset(self) -> None:
-        """Power-on state."""
-        self.close()
-        self._handle = ctypes.c_void_p(self._library.pim_new(int(self.machine.refresh)))
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._handle is not None:
-            self._library.pim_delete(self._handle)
-            self._handle = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_library", None) is not None:
-            self.close()
-
-    def record_waves(self, path: Path, first_cycle: int, last_cycle: int) -> None:
-        """Write cycles first..last of the next program to a VCD file (needs waves=True)."""
-        self._library.pim_waves(
-            self._handle,
-            str(path).encode(),
-            ctypes.c_uint64(first_cycle),
-            ctypes.c_uint64(last_cycle),
-        )
+    def _new_arguments(self) -> tuple[Any, ...]:
+        return (int(self.machine.refresh),)
 
     def run(self, program: Program, *, trace: bool = False, limit: int = 100_000_000) -> Result:
         """Execute `program`. Raises ProgramError when the RTL refuses a command word or does not
@@ -117,11 +96,11 @@ class PimRtl:
         host_in = _words(program.host_in)
         host_out = np.zeros(max(1, received) * self.machine.burst_elements // 4, "<u8")
         report = _Report()
-        self._library.pim_run(
-            self._handle,
-            _pointer(host_in),
+        self._call(
+            "run",
+            pointer(host_in),
             ctypes.c_uint64(len(program.host_in)),
-            _pointer(host_out),
+            pointer(host_out),
             ctypes.c_uint64(received),
             ctypes.c_uint64(limit),
             int(trace),
@@ -143,13 +122,13 @@ class PimRtl:
                 f"{len(program.words)} command words, but {self.machine.config.name} holds "
                 f"{size}; raise pim.program_words"
             )
-        if not self._library.pim_wait_ready(self._handle, ctypes.c_uint64(100_000)):
+        if not self._call("wait_ready", ctypes.c_uint64(100_000)):
             raise ToolError(
                 "the RTL does not become ready; the program before did not finish: reset() the "
                 "engine"
             )
         words = np.array(program.words, "<u8")
-        self._library.pim_program(self._handle, _pointer(words), ctypes.c_uint64(len(words)))
+        self._call("program", pointer(words), ctypes.c_uint64(len(words)))
 
     def _check(self, program: Program, report: _Report, received: int) -> None:
         if report.violation:
@@ -174,11 +153,11 @@ class PimRtl:
             )
 
     def _traces(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        raw = np.zeros((self._library.pim_command_count(self._handle), 2), "<u8")
-        self._library.pim_commands(self._handle, _pointer(raw))
+        raw = np.zeros((self._call("command_count"), 2), "<u8")
+        self._call("commands", pointer(raw))
         commands = self._commands(raw)
-        events = np.zeros((self._library.pim_macro_count(self._handle), 2), "<u8")
-        self._library.pim_macros(self._handle, _pointer(events))
+        events = np.zeros((self._call("macro_count"), 2), "<u8")
+        self._call("macros", pointer(events))
         return commands, self._macros(events)
 
     def _commands(self, raw: NDArray[np.uint64]) -> NDArray[np.void]:

@@ -1,15 +1,15 @@
-// Runs programs on the Verilated `bankside_pim_top`: feeds the host stream, collects outputs, counters and traces.
+// Runs programs on the Verilated `bankside_pim_top` with its host (pim_bench.h): collects outputs, counters and traces.
 //
-// Verilator writes a double underscore of a port name as ___05F.
-// Built with -DBURST_BITS (bits of a host burst), -DREASONS (stall counters), -DCOUNTER_BITS, -DENGINES.
+// Built with the macros of pim_bench.h, -DENGINES and -DCOMMAND_BITS (of the traced command).
 #include <vector>
 
 #include "Vbankside_pim_top.h"
 #include "bankside_shim.h"
+#include "pim_bench.h"
 
 namespace {
 
-constexpr unsigned kBurstWords = (BURST_BITS + 63) / 64;
+constexpr unsigned kBurstWords = bankside::PimBench::kBurstWords;
 constexpr unsigned kOpcodeBits = 6;
 
 struct MacroEvent {
@@ -25,9 +25,7 @@ struct Machine {
     bankside::Model<Vbankside_pim_top> model;
     std::vector<CommandEvent> commands;
     std::vector<MacroEvent> macros;
-    std::string wave_file;
-    uint64_t wave_first = 0, wave_last = 0;
-    bool wave_armed = false;
+    bankside::Waves waves;
 };
 
 // Everything that a run reports, filled for Python (same order as sim/rtl/pim.py).
@@ -48,6 +46,28 @@ void record(Machine& machine, uint64_t cycle) {
     }
 }
 
+// Cycles until the program has ended, with an error or without (`report.finished`), or `limit` is reached.
+void execute(Machine& machine, bankside::PimBench& host, const uint64_t* host_in, uint64_t in_count, uint64_t* host_out,
+             uint64_t out_capacity, uint64_t limit, bool trace, Report& report) {
+    auto& model = machine.model;
+    auto& top = *model.top;
+    const auto keep = [&](uint64_t number, const uint64_t* words) {
+        if (number < out_capacity) std::memcpy(host_out + number * kBurstWords, words, 8 * kBurstWords);
+    };
+    for (uint64_t cycle = 0; cycle < limit; ++cycle) {
+        machine.waves.before(model, cycle);
+        if (trace) record(machine, cycle);
+        const bool done = host.see(top, keep);
+        model.step();
+        machine.waves.after(model, cycle);
+        if (host.proceed(top, host_in, in_count)) model.settle();
+        report.cycles = cycle + 1;
+        report.finished = done;
+        if (done || top.error) break;
+    }
+    machine.waves.stop(model);
+}
+
 }  // namespace
 
 extern "C" {
@@ -63,11 +83,7 @@ void* pim_new(int refresh) {
 void pim_delete(void* handle) { delete static_cast<Machine*>(handle); }
 
 void pim_waves(void* handle, const char* file, uint64_t first, uint64_t last) {
-    auto& machine = *static_cast<Machine*>(handle);
-    machine.wave_file = file;
-    machine.wave_first = first;
-    machine.wave_last = last;
-    machine.wave_armed = true;
+    static_cast<Machine*>(handle)->waves.arm(file, first, last);
 }
 
 // Cycles until the leftovers of the previous program are gone; returns 0 when that does not happen within `limit`.
@@ -100,50 +116,22 @@ void pim_run(void* handle, const uint64_t* host_in, uint64_t in_count, uint64_t*
     machine.commands.clear();
     machine.macros.clear();
     *report = Report{};
-    const auto offer = [&] {
-        top.host_in___05Fvalid = report->taken < in_count;
-        if (top.host_in___05Fvalid)
-            bankside::put_words(top.host_in___05Fpayload, BURST_BITS, host_in + report->taken * kBurstWords);
-    };
-    offer();
+    bankside::PimBench host{};
+    host.offer(top, host_in, in_count);
     top.start = 1;
     model.step();
     top.start = 0;
     model.settle();
-    for (uint64_t cycle = 0; cycle < limit; ++cycle) {
-        if (machine.wave_armed && cycle == machine.wave_first) model.start_trace(machine.wave_file.c_str());
-        if (trace) record(machine, cycle);
-        if (top.host_out___05Fvalid && report->sent < out_capacity)
-            bankside::get_words(top.host_out___05Fpayload, BURST_BITS, host_out + report->sent * kBurstWords);
-        report->sent += top.host_out___05Fvalid;
-        const bool taken = top.host_in___05Fvalid && top.host_in___05Fready, done = top.done;
-        model.step();
-        if (machine.wave_armed && cycle == machine.wave_last) {
-            model.stop_trace();
-            machine.wave_armed = false;
-        }
-        if (taken) {
-            ++report->taken;
-            offer();
-            model.settle();
-        }
-        report->cycles = cycle + 1;
-        if (done || top.error) {
-            report->finished = done;
-            break;
-        }
-    }
-    if (machine.wave_armed) {
-        model.stop_trace();
-        machine.wave_armed = false;
-    }
+    execute(machine, host, host_in, in_count, host_out, out_capacity, limit, trace, *report);
+    report->taken = host.taken;
+    report->sent = host.sent;
     top.host_in___05Fvalid = 0;
     report->error = top.error;
     report->pc = top.pc;
     report->violation = top.violation;
     report->unrefreshable = top.unrefreshable;
     for (unsigned i = 0; i < REASONS; ++i)
-        report->counts[i] = bankside::get_bits(top.counts, i * COUNTER_BITS, COUNTER_BITS);
+        report->counts[i] = bankside::PimBench::counter(top, i);
 }
 
 uint64_t pim_command_count(void* handle) { return static_cast<Machine*>(handle)->commands.size(); }

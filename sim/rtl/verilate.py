@@ -138,10 +138,16 @@ def library_path(
 
 
 def further_headers(shim: Path) -> dict[str, str]:
-    """Hashes of the headers beside `HEADER` that `shim` includes, by name."""
-    names = re.findall(r'^#include "(\w+\.h)"', shim.read_text(), re.MULTILINE)
-    found = [HEADER.with_name(name) for name in names if name != HEADER.name]
-    return {path.name: file_hash(path) for path in found if path.exists()}
+    """Hashes of the headers of this folder that `shim` or `HEADER` includes, in turn, by name."""
+    found: dict[str, str] = {}
+    left = [shim, HEADER]
+    while left:
+        names = re.findall(r'^#include "(\w+\.h)"', left.pop().read_text(), re.MULTILINE)
+        for path in (HEADER.with_name(name) for name in names if name not in found):
+            if path.exists():
+                found[path.name] = file_hash(path)
+                left.append(path)
+    return found
 
 
 def shared_modules(verilog: str, top: str, instances: int = 4, lines: int = 60) -> list[str]:
