@@ -1,0 +1,1 @@
+"""The `lanes` execution: the RTL as C or numpy, one independent machine per SIMD lane."""

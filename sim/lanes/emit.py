@@ -1,0 +1,624 @@
+"""Plans -> C, and where every register, memory and port lies in it.
+
+Every module becomes functions `f(q, d, t, m, g)`: registers now (`q`) and after the edge (`d`),
+ports and values that cross functions (`t`), memories (`m`), the group of lanes (`g`). Functions of
+the top are short, so that a few of them run for all groups before the next ones do: code then comes
+from the first-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from bankside.sim.lanes import cells
+from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, Guards, When, operand_sig, operands
+from bankside.sim.lanes.netlist import (
+    Cell, Flop, Instance, Memory, Module, Sig, Word, width_of, words_in,
+)  # fmt: skip
+from bankside.sim.lanes.schedule import Call, Node, Phase, Plan, inputs_of, plan_all
+from bankside.sim.lanes.segment import ALL, NONE, ZERO, Segment, cut, extended
+
+#: Statements of a function, about.
+_LIMIT = 500
+_SIGNATURE = "(char* q, char* d, char* t, char* m, struct group* g)"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a call reads, put where it looks for it."""
+
+    call: Call
+
+
+@dataclass(frozen=True)
+class Output:
+    """A port of the module, put where its parent looks for it."""
+
+    port: str
+
+
+Step = Node | Group | Inputs | Output
+
+
+@dataclass
+class Function:
+    """One C function, or calls of others. `steps` None: a call."""
+
+    steps: list[Step] | None = None
+    call: Call | None = None
+
+
+@dataclass
+class Layout:
+    """Offsets in bytes of a module's own part of q, t and m."""
+
+    q: dict[Word, int] = field(default_factory=dict)
+    t: dict[Word, int] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    flags: dict[Word, int] = field(default_factory=dict)
+    changed: dict[int, int] = field(default_factory=dict)
+    m: dict[int, int] = field(default_factory=dict)
+    below: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    q_bytes: int = 0
+    t_bytes: int = 0
+    m_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A register, memory, port or net of the whole design.
+
+    kind: `flop`, `memory`, `input`, `output`, `net`. offset: bytes in q (flop), m (memory), t (port,
+    and the flag of a net). init: its first value, of a memory one per word.
+    """
+
+    kind: str
+    path: str
+    width: int
+    depth: int
+    offset: int
+    init: tuple[int, ...] = ()
+
+    @property
+    def limbs(self) -> int:
+        return -(-self.width // 32)
+
+
+@dataclass(frozen=True)
+class Design:
+    """C text and the places in it."""
+
+    text: str
+    places: tuple[Place, ...]
+    q_bytes: int
+    t_bytes: int
+    m_bytes: int
+
+
+def emit(top: Module, *, nets: bool = False) -> Design:
+    """C of a design. `nets`: outputs of cells can be forced, which costs speed."""
+    plans = plan_all(top)
+    made: dict[int, _ModuleCode] = {}
+    for number, plan in enumerate(plans):
+        made[id(plan.module)] = _ModuleCode(plan, f"m{number}", made, nets)
+    last = made[id(top)]
+    parts = ['#include "runtime.h"', *(code.text() for code in made.values()), last.tables()]
+    layout = last.layout
+    places = tuple(_places(top, made, "", 0, 0, 0, top=True))
+    return Design("\n".join(parts), places, layout.q_bytes, layout.t_bytes, layout.m_bytes)
+
+
+def _places(
+    module: Module, made: Mapping[int, _ModuleCode], path: str, q: int, t: int, m: int, *, top: bool
+) -> Iterator[Place]:
+    layout = made[id(module)].layout
+    for flop in module.flops:
+        yield Place("flop", path + flop.name, flop.word.width, 1, q + layout.q[flop.word], (flop.init,))
+    for memory in module.memories:
+        for port in memory.reads:
+            yield Place("flop", path + port.word.name, memory.width, 1, q + layout.q[port.word], (0,))
+        if memory.writes:
+            offset = m + layout.m[id(memory)]
+            yield Place("memory", path + memory.name, memory.width, memory.depth, offset, memory.init)
+    for word, offset in layout.flags.items():
+        yield Place("net", path + word.name, word.width, 1, t + offset)
+    if top:
+        for port, word in module.inputs.items():
+            yield Place("input", port, word.width, 1, t + layout.ports[port])
+        for port, sig in module.outputs.items():
+            yield Place("output", port, width_of(sig), 1, t + layout.ports[port])
+    for instance in module.instances:
+        below = layout.below[id(instance)]
+        yield from _places(
+            instance.module, made, f"{path}{instance.name}.", q + below[0], t + below[1],
+            m + below[2], top=False,
+        )  # fmt: skip
+
+
+class _ModuleCode:
+    def __init__(
+        self, plan: Plan, name: str, made: Mapping[int, _ModuleCode], nets: bool
+    ) -> None:
+        self.plan, self.module, self.name, self.made = plan, plan.module, name, made
+        self.nets = nets
+        self.guarded = [self._guards(phase) for phase in plan.phases]
+        self.phases = [
+            self._functions(phase, guarded)
+            for phase, guarded in zip(plan.phases, self.guarded, strict=True)
+        ]
+        self.defined: dict[Word, int] = {}
+        self.tables_of_memories: list[str] = []
+        self._spilled = self._crossing()
+        self.layout = self._lay_out()
+        self._texts = self._emit()
+
+    # --- functions --------------------------------------------------------------------------------
+    def _guards(self, phase: Phase) -> Guarded:
+        """Conditions within a phase. A forced net may change a register that its multiplexers would
+        keep.
+        """
+        kept = {
+            word
+            for other in self.plan.phases if other is not phase
+            for node in other.nodes for sig in inputs_of(node) for word in words_in(sig)
+        }  # fmt: skip
+        kept |= {word for sig in self.module.outputs.values() for word in words_in(sig)}
+        return Guards(phase.nodes, kept, _cost, registers=not self.nets).guarded
+
+    def _steps(self, phase: Phase, guarded: Guarded) -> Iterator[Step]:
+        for node in guarded.nodes:
+            if isinstance(node, Call):
+                if self._empty(node):
+                    continue
+                yield Inputs(node)
+            yield node
+        for port in phase.outputs:
+            yield Output(port)
+
+    def _empty(self, call: Call) -> bool:
+        """A phase whose outputs are registers, which the parent reads where they are."""
+        if call.phase.nodes or call.phase.last:
+            return False
+        module = call.instance.module
+        code = self.made[id(module)]
+        return all(code.register(module.outputs[port]) is not None for port in call.phase.outputs)
+
+    def register(self, sig: Sig) -> tuple[str, int] | None:
+        """(space, offset) of a signal that is a whole register, here or below."""
+        if len(sig) != 1 or sig[0].word is None:
+            return None
+        word = sig[0].word
+        if sig[0].width != word.width:
+            return None
+        if word.kind in ("flop", "read"):
+            return "q", self.layout.q[word]
+        return self._below(word) if word.kind == "output" else None
+
+    def _below(self, word: Word) -> tuple[str, int] | None:
+        instance, port = self._source(word)
+        code = self.made[id(instance.module)]
+        phase = self._phase(instance, port)
+        found = code.register(instance.module.outputs[port])
+        if phase.nodes or phase.last or found is None:
+            return None
+        return found[0], self.layout.below[id(instance)][0] + found[1]
+
+    def _source(self, word: Word) -> tuple[Instance, str]:
+        if not hasattr(self, "_sources"):
+            self._sources = {
+                w: (instance, port)
+                for instance in self.module.instances for port, w in instance.outputs.items()
+            }  # fmt: skip
+        return self._sources[word]
+
+    def _phase(self, instance: Instance, port: str) -> Phase:
+        return self.made[id(instance.module)].plan.phase_of(port)
+
+    def _functions(self, phase: Phase, guarded: Guarded) -> list[Function]:
+        """Steps cut into functions; calls wait until somebody needs what they give."""
+        out: list[Function] = []
+        steps: list[Step] = []
+        cost = 0
+        waiting: list[Call] = []
+        given: set[Word] = set()
+
+        def cut(flush: bool) -> None:
+            nonlocal steps, cost
+            if steps:
+                out.append(Function(steps))
+            steps, cost = [], 0
+            if flush:
+                out.extend(Function(call=call) for call in waiting)
+                waiting.clear()
+                given.clear()
+
+        for step in self._steps(phase, guarded):
+            if isinstance(step, Call):
+                waiting.append(step)
+                given.update(
+                    step.instance.outputs[p] for p in step.phase.outputs if p in step.instance.outputs
+                )
+                continue
+            if given and any(word in given for word in self._reads(step, guarded)):
+                cut(flush=True)
+            steps.append(step)
+            cost += self._whole_cost(step, guarded)
+            if cost > _LIMIT:
+                cut(flush=False)
+        cut(flush=True)
+        return out
+
+    def _reads(self, step: Step, guarded: Guarded) -> Iterator[Word]:
+        """Also what is computed under a step; conditions are made of what is read there."""
+        if isinstance(step, Output):
+            yield from words_in(self.module.outputs[step.port])
+        elif isinstance(step, Inputs):
+            for sig in inputs_of(step.call):
+                yield from words_in(sig)
+        else:
+            for node in guarded.all_in(step):
+                for sig in inputs_of(node):
+                    yield from words_in(sig)
+
+    def _whole_cost(self, step: Step, guarded: Guarded) -> int:
+        if isinstance(step, (Inputs, Output)):
+            return 2
+        return sum(_cost(node) for node in guarded.all_in(step))
+
+    def _all(self) -> Iterator[tuple[int, Function, Guarded]]:
+        number = 0
+        for functions, guarded in zip(self.phases, self.guarded, strict=True):
+            for function in functions:
+                yield number, function, guarded
+                number += 1
+
+    def _crossing(self) -> set[Word]:
+        """Words that are read in another function than the one that computes them."""
+        for number, function, guarded in self._all():
+            for step in function.steps or ():
+                if isinstance(step, (Inputs, Output)):
+                    continue
+                for node in guarded.all_in(step):
+                    if isinstance(node, Cell):
+                        self.defined[node.output] = number
+        return {
+            word
+            for number, function, guarded in self._all() for step in function.steps or ()
+            for word in self._reads(step, guarded)
+            if self.defined.get(word, number) != number
+        }  # fmt: skip
+
+    # --- where things lie -------------------------------------------------------------------------
+    def _lay_out(self) -> Layout:
+        layout = Layout()
+        registers = [flop.word for flop in self.module.flops]
+        registers += [p.word for memory in self.module.memories for p in memory.reads]
+        layout.q, layout.q_bytes = _packed(registers)
+        kept = sorted(self._spilled, key=lambda w: w.index)
+        ports = [*self.module.inputs.values()]
+        outs = {p: Word(p, width_of(sig), "port", -1) for p, sig in self.module.outputs.items()}
+        flags = [Word(c.name, 1, "flag", -1) for c in self.module.cells] if self.nets else []
+        groups = [
+            step for _, function, _ in self._all() for step in function.steps or ()
+            if isinstance(step, Group)
+        ]  # fmt: skip
+        changed = [Word("changed", 1, "flag", -1) for _ in groups]
+        slots, layout.t_bytes = _packed([*ports, *outs.values(), *kept, *flags, *changed])
+        layout.changed = {id(g): slots[w] for g, w in zip(groups, changed, strict=True)}
+        layout.t = {word: slots[word] for word in (*ports, *kept)}
+        layout.ports = {p: slots[w] for p, w in self.module.inputs.items()}
+        layout.ports |= {p: slots[w] for p, w in outs.items()}
+        if self.nets:
+            layout.flags = {
+                cell.output: slots[flag]
+                for cell, flag in zip(self.module.cells, flags, strict=True)
+            }
+        for memory in self.module.memories:
+            layout.m[id(memory)] = layout.m_bytes
+            if memory.writes:
+                layout.m_bytes += 64 * memory.depth * memory.limbs
+        for instance in self.module.instances:
+            below = self.made[id(instance.module)].layout
+            layout.below[id(instance)] = layout.q_bytes, layout.t_bytes, layout.m_bytes
+            layout.q_bytes += below.q_bytes
+            layout.t_bytes += below.t_bytes
+            layout.m_bytes += below.m_bytes
+        return layout
+
+    def place(self, word: Word) -> str | None:
+        if word in self.layout.q:
+            return f"q + {self.layout.q[word]}"
+        if word in self.layout.t:
+            return f"t + {self.layout.t[word]}"
+        if word.kind != "output":
+            return None
+        direct = self._below(word)
+        if direct is not None:
+            return f"q + {direct[1]}"
+        instance, port = self._source(word)
+        below = self.layout.below[id(instance)]
+        return f"t + {below[1] + self.made[id(instance.module)].layout.ports[port]}"
+
+    def read(self, memory: Memory) -> str:
+        if memory.writes:
+            return f"READ(m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}"
+        name = f"{self.name}_table{self.module.memories.index(memory)}"
+        return f"READ_TABLE({name}, {memory.depth}u, {memory.limbs}"
+
+    # --- text -------------------------------------------------------------------------------------
+    def _emit(self) -> dict[int, list[str]]:
+        return {
+            number: self._body(function, guarded)
+            for number, function, guarded in self._all() if function.steps is not None
+        }  # fmt: skip
+
+    def _body(self, function: Function, guarded: Guarded) -> list[str]:
+        s = Segment(self.place, self.read)
+        for step in function.steps or ():
+            self._step(step, s, guarded)
+        return s.lines
+
+    def _step(self, step: Step, s: Segment, guarded: Guarded) -> None:
+        if isinstance(step, Cell):
+            self._cell(step, s, guarded)
+        elif isinstance(step, Flop):
+            self._flop(step, s)
+        elif isinstance(step, Group):
+            self._group(step, s, guarded)
+        elif isinstance(step, Memory):
+            self._memory(step, s)
+        elif isinstance(step, Inputs):
+            self._inputs(step.call, s)
+        elif isinstance(step, Output):
+            self._store(s, "t", self.layout.ports[step.port], self.module.outputs[step.port])
+
+    def _cell(self, cell: Cell, s: Segment, guarded: Guarded) -> None:
+        if any(guarded.inside(cell, operand) for operand in operands(cell)):
+            limbs = self._choice(cell, s, guarded)
+        else:
+            limbs = cells.compute(cell, s)
+        word = cell.output
+        if self.nets:
+            limbs = self._forced(word, limbs, s)
+        s.define(word, limbs)
+        if word in self._spilled:
+            self._put(s, "t", self.layout.t[word], word.width, limbs)
+
+    def _choice(self, cell: Cell, s: Segment, guarded: Guarded) -> list[str]:
+        """A multiplexer some of whose operands are computed only where a lane selects them."""
+        width = cell.output.width
+        kind, nothing = ("B", NONE) if width == 1 else ("V", ZERO)
+        others = operands(cell)[1:]
+        bits = {
+            o: s.bit(cut(cell.inputs["S"], 0 if o == "B" else int(o), 1)) for o in others
+        }  # fmt: skip
+        first = guarded.inside(cell, "A")
+        if first is None:
+            out = s.variables(kind, cells.values(s, cell.inputs["A"]))
+        else:
+            out = s.variables(kind, [nothing] * (1 if width == 1 else cell.output.limbs))
+            none = ALL
+            for bit in bits.values():
+                none = cells.and_b(s, none, cells.not_b(s, bit))
+            with s.when(none):
+                self._under(first.nodes, s, guarded)
+                s.assign(out, cells.values(s, cell.inputs["A"]))
+        for operand, bit in bits.items():
+            block = guarded.inside(cell, operand)
+            if block is None:
+                value = cells.values(s, operand_sig(cell, operand))
+                s.assign(out, cells.chosen(bit, value, out, width))
+                continue
+            with s.when(bit):
+                self._under(block.nodes, s, guarded)
+                value = cells.values(s, operand_sig(cell, operand))
+                s.assign(out, cells.chosen(bit, value, out, width))
+        return out
+
+    def _under(self, nodes: list[Node | Group], s: Segment, guarded: Guarded) -> None:
+        for node in nodes:
+            self._step(node, s, guarded)
+
+    def _group(self, group: Group, s: Segment, guarded: Guarded) -> None:
+        """Registers that keep their values where nobody changes them, and where `d` has them from the
+        cycle before last already.
+        """
+        flag = self.layout.changed[id(group)]
+        bit = self._when(group.when, s)
+        if bit == ALL:
+            self._under(group.nodes, s, guarded)
+            self._under(list(group.flops), s, guarded)
+            return
+        with s.when(f"{bit} | LDB(t + {flag})"):
+            self._under(group.nodes, s, guarded)
+            self._under(list(group.flops), s, guarded)
+        s.lines.append(f"STB(t + {flag}, {bit});")
+
+    def _when(self, when: When, s: Segment) -> str:
+        if when == ALWAYS:
+            return ALL
+        if not when:
+            return NONE
+        if when[0] == "or":
+            out = NONE
+            for part in when[1:]:
+                out = cells.or_b(s, out, self._when(part, s))
+            return out
+        bit = s.bit(when[1])
+        return cells.and_b(s, cells.not_b(s, bit) if when[2] else bit, self._when(when[3], s))
+
+    def _forced(self, word: Word, limbs: list[str], s: Segment) -> list[str]:
+        flag = f"t + {self.layout.flags[word]}"
+        out = []
+        for number, limb in enumerate(limbs):
+            name = f"n{word.index}_{number}"
+            kind = "B" if word.width == 1 else "V"
+            forced = (
+                f"TST(FORCED(g, (const uint8_t*)({flag}), 0, MZ({limb}, K(1))), K(1))"
+                if word.width == 1
+                else f"FORCED(g, (const uint8_t*)({flag}), {number}, {limb})"
+            )
+            s.lines.append(f"{kind} {name} = {limb};")
+            s.lines.append(f"if (__builtin_expect(*({flag}), 0)) {name} = {forced};")
+            out.append(name)
+        return out
+
+    def _put(self, s: Segment, space: str, offset: int, width: int, limbs: list[str]) -> None:
+        if width == 1:
+            s.lines.append(f"STB({space} + {offset}, {limbs[0]});")
+            return
+        for number, limb in enumerate(limbs):
+            s.lines.append(f"STV({space} + {offset + 64 * number}, {limb});")
+
+    def _store(self, s: Segment, space: str, offset: int, sig: Sig) -> None:
+        self._put(s, space, offset, width_of(sig), cells.values(s, sig))
+
+    def _next(self, s: Segment, word: Word, limbs: list[str], enable: str) -> None:
+        """The register's next value where its clock has an edge."""
+        old = [s.word_bit(word)] if word.width == 1 else [
+            s.word_limb(word, i) for i in range(word.limbs)]  # fmt: skip
+        value = cells.choose(s, enable, limbs, old, word.width)
+        self._put(s, "d", self.layout.q[word], word.width, value)
+
+    def _enabled(self, s: Segment, *sigs: Sig | None) -> str:
+        out = "ALL"
+        for sig in sigs:
+            if sig is not None:
+                out = cells.and_b(s, out, s.bit(sig))
+        return out
+
+    def _flop(self, flop: Flop, s: Segment) -> None:
+        self._next(s, flop.word, cells.values(s, flop.data), self._enabled(s, flop.enable))
+
+    def _memory(self, memory: Memory, s: Segment) -> None:
+        """Reads see the words before the writes of the same edge."""
+        for port in memory.reads:
+            enable = self._enabled(s, port.enable, port.clock)
+            out = s.result(memory.limbs)
+            address = cells.one_limb(s, port.address)
+            s.lines.append(f"{self.read(memory)}, {address}, {out});")
+            limbs = [f"{out}[{i}]" for i in range(memory.limbs)]
+            if memory.width == 1:
+                limbs = [s.b(f"TST({out}[0], K(1))")]
+            self._next(s, port.word, limbs, enable)
+        for write in memory.writes:
+            which = self._enabled(s, write.clock)
+            bits = {(p.word, p.low) for p in write.enable if p.width == 1}
+            single = all(p.width == 1 for p in write.enable) and len(bits) == 1
+            constant = len(write.enable) == 1 and write.enable[0].word is None
+            mask = "0"
+            if single:
+                which = cells.and_b(s, which, s.bit((write.enable[0],)))
+            elif not constant or write.enable[0].low != (1 << memory.width) - 1:
+                mask = s.array(s.limbs(extended(write.enable, 32 * memory.limbs, False)))
+                which = cells.and_b(s, which, cells.any_of(s, write.enable))
+            data = extended(write.data, 32 * memory.limbs, False)
+            if which != NONE:
+                s.lines.append(
+                    f"WRITE(g, m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}, "
+                    f"{which}, {cells.one_limb(s, write.address)}, {mask}, "
+                    f"{s.array(s.limbs(data))});"
+                )
+
+    def _inputs(self, call: Call, s: Segment) -> None:
+        below = self.layout.below[id(call.instance)][1]
+        ports = self.made[id(call.instance.module)].layout.ports
+        earlier: set[str] = set()
+        for phase in self.made[id(call.instance.module)].plan.phases[: call.phase.number]:
+            empty = self._empty(Call(call.instance, phase))
+            if not empty and (call.phase.last or phase.needs < call.phase.needs):
+                earlier |= phase.needs
+        for port in sorted(call.phase.needs - earlier):
+            self._store(s, "t", below + ports[port], call.instance.inputs[port])
+
+    def _function(self, number: int) -> str:
+        return f"{self.name}_{number}"
+
+    def _called(self, call: Call) -> str:
+        return f"{self.made[id(call.instance.module)].name}_phase{call.phase.number}"
+
+    def text(self) -> str:
+        """All functions, and one per phase that calls them (what a parent calls)."""
+        parts = [self._table(i, m) for i, m in enumerate(self.module.memories) if not m.writes]
+        for number, lines in self._texts.items():
+            body = "\n  ".join(lines)
+            parts.append(
+                f"static __attribute__((noinline)) void {self._function(number)}{_SIGNATURE} {{\n  {body}\n}}"
+            )
+        number = 0
+        for phase, functions in enumerate(self.phases):
+            lines = []
+            for function in functions:
+                lines.append(self._invoked(number, function))
+                number += 1
+            body = "\n  ".join(lines)
+            parts.append(f"void {self.name}_phase{phase}{_SIGNATURE} {{\n  {body}\n}}")
+        return "\n".join(parts)
+
+    def _invoked(self, number: int, function: Function) -> str:
+        if function.call is None:
+            return f"{self._function(number)}(q, d, t, m, g);"
+        q, t, m = self.layout.below[id(function.call.instance)]
+        return f"{self._called(function.call)}(q + {q}, d + {q}, t + {t}, m + {m}, g);"
+
+    def _table(self, index: int, memory: Memory) -> str:
+        numbers = [
+            str(word >> 32 * limb & 0xFFFFFFFF) + "u"
+            for word in memory.init or (0,) * memory.depth for limb in range(memory.limbs)
+        ]  # fmt: skip
+        return (
+            f"static const uint32_t {self.name}_table{index}[{len(numbers)}] = "
+            f"{{{', '.join(numbers)}}};"
+        )
+
+    def tables(self) -> str:
+        """For the runtime: what to call before the inputs of a cycle are known, and after."""
+        rows: list[list[str]] = [[], []]
+        number = 0
+        for phase, functions in zip(self.plan.phases, self.phases, strict=True):
+            for function in functions:
+                if function.call is None:
+                    row = f"{{{self._function(number)}, 0, 0, 0}}"
+                else:
+                    q, t, m = self.layout.below[id(function.call.instance)]
+                    row = f"{{{self._called(function.call)}, {q}, {t}, {m}}}"
+                rows[bool(phase.needs) or phase.last].append(row)
+                number += 1
+        out = [
+
+        ]
+        for name, content in zip(("before", "after"), rows, strict=True):
+            out.append(f"const struct item bankside_{name}[] = {{{', '.join(content) or '{0}'}}};")
+            out.append(f"const uint64_t bankside_{name}_count = {len(content)};")
+        layout = self.layout
+        for name in ("q", "t", "m"):
+            out.append(f"const uint64_t bankside_{name}_bytes = {getattr(layout, name + '_bytes')};")
+        return "\n".join(out)
+
+
+def _packed(words: list[Word]) -> tuple[dict[Word, int], int]:
+    """Offsets: limbs first, each of 64 bytes, then single bits, 2 bytes each."""
+    offsets, at = {}, 0
+    for word in words:
+        if word.width > 1:
+            offsets[word] = at
+            at += 64 * word.limbs
+    for word in words:
+        if word.width == 1:
+            offsets[word] = at
+            at += 2
+    return offsets, -(-at // 64) * 64
+
+
+def _cost(step: Step) -> int:
+    if isinstance(step, Cell):
+        limbs = step.output.limbs if step.output.width > 1 else 1
+        if step.type == "$pmux":
+            return limbs * width_of(step.inputs["S"])
+        if step.type in ("$shl", "$shr", "$shift", "$sshr", "read"):
+            return 6 * limbs + (8 if limbs > 1 else 0)
+        return limbs * limbs if step.type == "$mul" else limbs
+    if isinstance(step, Memory):
+        return 20 * (len(step.reads) + len(step.writes))
+    return 2

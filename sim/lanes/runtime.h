@@ -1,0 +1,47 @@
+// What is around the generated code (emit.py): groups of 16 lanes and their cycle.
+#ifndef BANKSIDE_LANES_RUNTIME_H
+#define BANKSIDE_LANES_RUNTIME_H
+
+#include "lanes.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct item {
+    void (*run)(char* q, char* d, char* t, char* m, struct group* g);
+    uint64_t q, t, m;
+};
+
+// Generated: what to compute before the inputs of a cycle are known, and after; bytes of a group.
+extern const struct item bankside_before[], bankside_after[];
+extern const uint64_t bankside_before_count, bankside_after_count;
+extern const uint64_t bankside_q_bytes, bankside_t_bytes, bankside_m_bytes;
+
+// `q` is the state, `d` that of the cycle before, which the next edge replaces where registers change.
+struct lane_group {
+    char *q, *d, *t;
+    struct group g;
+    int idle;
+};
+
+struct lanes {
+    uint64_t groups;
+    struct lane_group* group;
+};
+
+struct lanes* lanes_new(uint64_t groups);
+void lanes_delete(struct lanes* all);
+// A cycle: outputs that depend on registers only; (inputs may be written;) all else and the next state; the edge.
+void lanes_before(struct lanes* all);
+void lanes_after(struct lanes* all);
+void lanes_edge(struct lanes* all);
+void lanes_steps(struct lanes* all, uint64_t count);
+// 0: q, 1: d, 2: t, 3: memories.
+void* lanes_part(struct lanes* all, uint64_t group, unsigned part);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
