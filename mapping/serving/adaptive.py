@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Sizes from a number to its double that work is rounded to before its chunk is looked for:
 #: requests, their contexts, the longest of these, prompt tokens done before.
-_STEPS = (8, 8, 2, 2)
+_STEPS = (4, 8, 2, 1)
 #: Prompt tokens of a pass at most, and between two sizes of a chunk at least a share of it.
 MOST, _FINE = 2**15, 32
 
@@ -73,8 +73,11 @@ class Chunks:
 
         found = _largest(in_time)
         sides = self._policy.sides(_batch(less, np.zeros(1), past))
-        # What is hidden by something shorter than the bound fits into the bound, too.
-        if sides is None or (beside := float(np.max(sides[1]))) <= self._tbt_s:
+        if sides is None:
+            return found
+        beside = float(np.max(sides[1]))
+        # Where a pass fits into the bound, so does what is hidden by something shorter.
+        if found and beside <= self._tbt_s:
             return found
 
         def hidden(chunk: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class Linear:
 class Overlapped(Linear):
     """Keys of those who decode are read beside everything else."""
 
-    def __init__(self, beside=3e-6, **parts):
+    def __init__(self, beside=1e-5, **parts):
         super().__init__(**parts)
         self.beside = beside
 
@@ -186,22 +186,22 @@ class Plain:
         return self.chunks(self.room)
 
     def room(self, contexts):
-        """Sizes are the whole numbers above 2 to the power of eighths (requests, contexts) or
-        halves (the longest, tokens behind).
+        """Sizes are the whole numbers above powers of 2: to quarters (requests), eighths
+        (contexts), halves (the longest), wholes (tokens behind).
         """
         if not self.prompts and not self.waiting:
             return 0
         behind = self.prompts[0].done_prompt if self.prompts else 0
         numbers = len(contexts), sum(contexts), max(contexts, default=0)
-        above, below = zip(*map(around, numbers, (8, 8, 2)), strict=True)
-        behind = around(behind, 2)[0]
+        above, below = zip(*map(around, numbers, (4, 8, 2)), strict=True)
+        behind = around(behind, 1)[0]
         least = max(self.b.token_budget - len(contexts), self.b.block_tokens)
         key = above, below, behind
         if key not in self.known:
-            self.known[key] = max(
-                most(lambda chunk: self.step(above, chunk, behind) <= self.b.tbt_s),
-                most(lambda chunk: self.hides(above, below, chunk, behind)),
-            )
+            self.known[key] = most(lambda chunk: self.step(above, chunk, behind) <= self.b.tbt_s)
+            if (sides := self.policy.sides(self.batch(below, 0, behind))) is not None:
+                hidden = most(lambda chunk: self.gpus(above, chunk, behind) <= sides[1])
+                self.known[key] = max(self.known[key], hidden)
         return max(least, self.known[key])
 
     def batch(self, work, chunk, behind):
@@ -210,10 +210,8 @@ class Plain:
     def step(self, work, chunk, behind):
         return float(self.policy.step(self.batch(work, chunk, behind)).seconds)
 
-    def hides(self, above, below, chunk, behind):
-        sides = self.policy.sides(self.batch(above, chunk, behind))
-        least = self.policy.sides(self.batch(below, 0, behind))
-        return sides is not None and sides[0] <= least[1]
+    def gpus(self, work, chunk, behind):
+        return self.policy.sides(self.batch(work, chunk, behind))[0]
 
     def chunks(self, room):
         contexts, got, gave_way = self.decode()

@@ -41,13 +41,16 @@ def test_equals_the_plain_simulation(strategy: str, kv_tokens: int) -> None:
     preempted = 0
     for seed in range(6):
         trace = random_trace(seed)
+        # What always passes must not hide what the adaptive strategy finds.
+        budget = 4 * seed + 1 if strategy == "adaptive" else 96 + 40 * seed
         batching = Batching(
-            strategy=strategy, token_budget=96 + 40 * seed, max_requests=5 + 9 * seed,
-            block_tokens=(1, 4, 16)[seed % 3], groups=1 + seed, tbt_s=0.012 + 0.004 * seed,
+            strategy=strategy, token_budget=budget, max_requests=5 + 9 * seed,
+            block_tokens=(1, 4, 16)[seed % 3], groups=1 + seed, tbt_s=0.018 + 0.004 * seed,
         )  # fmt: skip
-        policy = (Linear, Overlapped)[seed % 2]
-        found = serve(trace, batching, kv_tokens, policy())
-        plain = Plain(trace, batching, kv_tokens, policy()).run()
+        slow = strategy == "adaptive" and kv_tokens == 100_000 and seed % 2
+        policy = Overlapped(4e-5) if slow else Linear()
+        found = serve(trace, batching, kv_tokens, policy)
+        plain = Plain(trace, batching, kv_tokens, policy).run()
         assert found.preemptions == plain.preemptions
         preempted += found.preemptions
         assert list(found.rejected) == [o.number for o in plain.rejected]
