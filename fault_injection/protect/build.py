@@ -6,16 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bankside.cache import cache_entry, content_hash, file_hash
 from bankside.fault_injection.protect.plan import Plan, Use, read_plan
 from bankside.fault_injection.protect.rebuild import rebuild
 from bankside.fault_injection.yosys import run_script, yosys_version
 from bankside.sim.elaborate import _plain_names, _with_zero_loops, to_json
-
-if TYPE_CHECKING:
-    from amaranth.lib.wiring import Component
 
 __all__ = ["Netlist", "protected"]
 
@@ -49,13 +46,11 @@ class Netlist:
         return self.renamed.get(path, path)
 
 
-def protected(
-    design: Component | Path, top: str, plan: Mapping[str, Any], *, cache: bool = True
-) -> Netlist:
+def protected(design: Any, top: str, plan: Mapping[str, Any], *, cache: bool = True) -> Netlist:
     """Build the protection of `plan` into a design.
 
     Args:
-        design: component, or the file of its netlist by `to_json`.
+        design: an Amaranth component, or the file of its netlist by `to_json`.
         top: name of its top module.
         plan: block path -> mechanisms, see `read_plan`.
         cache: False: build again.

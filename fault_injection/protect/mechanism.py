@@ -12,8 +12,8 @@ from bankside.schema import Section
 __all__ = ["Kind", "Mechanism", "NoOptions", "Target"]
 
 #: What a mechanism works on: single registers, single memories, the instance that is the block, the
-#: body of the top, or nothing in the netlist (the cells themselves).
-Kind = Literal["registers", "memories", "instance", "top", "cells"]
+#: module that the block is, the top alone, or nothing in the netlist (the cells themselves).
+Kind = Literal["registers", "memories", "instance", "body", "top", "cells"]
 
 
 class NoOptions(Section):
@@ -25,12 +25,11 @@ class Target:
     """What is to be protected.
 
     Attributes:
-        module: the module it is in; for "top" the module itself.
-        name: of the register, memory or instance; "" for "top".
-        cell: its cell; {} for "top".
+        module: the module it is in; for "body" and "top" the module itself.
+        name: of the register, memory or instance; "" for "body" and "top".
+        cell: its cell; {} for "body" and "top".
         options: of the class that the mechanism names.
         design: every module of the result by name; new ones may be added.
-        original: of an instance, the module that it was of before anything in it was protected.
     """
 
     module: Module
@@ -38,7 +37,6 @@ class Target:
     cell: dict[str, Any]
     options: Any
     design: dict[str, Any]
-    original: str = ""
 
     def alarm(self, alarm: str, bit: object) -> None:
         """Raise `corrected` or `detected` in every cycle in which `bit` is high."""

@@ -46,7 +46,8 @@ class _Built:
         """What is below instance `name`."""
         self.renamed |= {f"{name}.{a}": f"{name}.{b}" for a, b in child.renamed.items()}
         self.added += [f"{name}.{path}" for path in child.added]
-        self.covered |= {f"{name}.{path}": use for path, use in child.covered.items()}
+        covered = child.covered.items()
+        self.covered |= {f"{name}.{path}" if path else name: use for path, use in covered}
         own = name if is_block else ""
         self.used |= {(f"{name}.{block}" if block else own, use) for block, use in child.used}
 
@@ -136,6 +137,7 @@ class _Builder:
             block = name if name in inside else ""
             kind_of = "memories" if cell["type"] == "$mem_v2" else "registers"
             self._apply(module, built, block, inside.get(name, uses), kind_of, name, cell)
+        self._apply(module, built, "", uses, "body", "", {})
         if top:
             self._apply(module, built, "", uses, "top", "", {})
         built.used |= {("", use.name) for use in uses if "cells" in use.mechanism.kinds}
@@ -161,17 +163,18 @@ class _Builder:
         whole = f"{path}.{name}" if path else name
         prefix = f"{name}."
         deeper = {b.removeprefix(prefix): u for b, u in inside.items() if b.startswith(prefix)}
-        within = tuple(u for u in inside.get(name, uses) if _spreads(u))
+        is_block = name in inside
+        within = tuple(u for u in inside.get(name, uses) if _enters(u, is_block))
         child = self.build(cell["type"], whole, within, deeper)
-        original, cell["type"] = cell["type"], child.name
-        built.take(name, child, name in inside)
+        cell["type"] = child.name
+        built.take(name, child, is_block)
         for alarm in child.alarms:
             bit = module.wire(1)
             cell["connections"][f"protect__{alarm}"] = bit
             cell["port_directions"][f"protect__{alarm}"] = "output"
             module.alarms[alarm] += bit
-        if name in inside:
-            self._apply(module, built, name, inside[name], "instance", name, cell, original)
+        if is_block:
+            self._apply(module, built, name, inside[name], "instance", name, cell)
 
     def _apply(
         self,
@@ -182,20 +185,20 @@ class _Builder:
         kind: Kind,
         name: str,
         cell: dict[str, Any],
-        original: str = "",
     ) -> None:
         use = by_kind(uses).get(kind)
         if use is None:
             return
-        target = Target(module, name, cell, use.options, self.result, original)
+        target = Target(module, name, cell, use.options, self.result)
         use.mechanism.apply(target)
         built.covered[name] = use.name
         built.used.add((block, use.name))
 
 
-def _spreads(use: Use) -> bool:
-    """Whether a mechanism of a block concerns what is inside its instances."""
-    return bool({"registers", "memories", "cells"} & set(use.mechanism.kinds))
+def _enters(use: Use, is_block: bool) -> bool:
+    """Whether a mechanism concerns what is inside an instance: the block itself, or one in it."""
+    kinds = {"registers", "memories", "cells"} | ({"body"} if is_block else set())
+    return not kinds.isdisjoint(use.mechanism.kinds)
 
 
 def _alarm_ports(module: Module, top: bool) -> tuple[str, ...]:

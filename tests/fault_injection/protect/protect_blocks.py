@@ -1,9 +1,16 @@
 # amaranth: UnusedElaboratable=no
-"""A small design with every kind of state that protection has to deal with."""
+"""Designs to protect: a small one with every kind of state, and MAC lanes beside each other."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+
+from bankside.hw.lib.unit import Unit, flat_ports
+from bankside.hw.npu.mac.lanes import LaneGroup
+from bankside.isa.npu_machine import NpuMachine
+
+LANES = "bankside_npu_lanes_u55"
+PER_LANE = ("w_en", "w_data", "lane")
 
 
 class Counter(wiring.Component):
@@ -50,4 +57,28 @@ class Mixed(wiring.Component):
         m.d.sync += self.total.eq(self.total + self.data[:3])
         with m.If(self.clear):
             m.d.sync += self.total.eq(0)
+        return m
+
+
+class Lanes(wiring.Component):
+    """MAC lanes of an NPU that see the same activations, read together."""
+
+    def __init__(self, machine: NpuMachine) -> None:
+        self.machine, self.count = machine, machine.lanes // machine.output_rate
+        ports = {}
+        for port, member in LaneGroup(machine).signature.members.items():
+            width = Shape.cast(member.shape).width
+            each = port in PER_LANE or member.flow == Out
+            ports[port] = member.flow(width * self.count if each else width)
+        super().__init__(ports)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        for number in range(self.count):
+            m.submodules[f"lanes{number}"] = lanes = Unit(LaneGroup(self.machine), LANES)
+            for port, (value, direction) in flat_ports(lanes.component).items():
+                own = getattr(self, port)
+                if len(own) != len(value):
+                    own = own.word_select(number, len(value))
+                m.d.comb += value.eq(own) if direction == "i" else own.eq(value)
         return m
