@@ -29,10 +29,14 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """Inverted bits of accesses [n]: `bits` [n, chips, 16 bytes]."""
+    """Inverted bits of accesses [n]: `bits` [n, chips, 16 bytes].
+
+    outside: between the chip and the channel, where on-die codes do not reach.
+    """
 
     access: I64
     bits: U8
+    outside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +90,10 @@ def errors_of(
     """Errors that a fault of a chip at `site` makes in the accesses `live`.
 
     cell: the bit is inverted. burst: `burst_bits` neighbouring bits are (what lies beyond the
-    access is another code word and is left out). row, column, pin, chip: cells of a row of the
-    bank, of a bit line (one bit in every row of the bank), of a data pin, of the whole chip return
-    values that have nothing to do with what was stored, so each bit is inverted with probability
-    1/2, the same at every read.
+    access is another code word and is left out). row, column, chip: cells of a row of the bank, of
+    a bit line (one bit in every row of the bank), of the whole chip return values that have nothing
+    to do with what was stored, so each bit is inverted with probability 1/2, the same at every
+    read. pin: the same for all that crosses a data pin, written or read.
     """
     same = {"cell": "brc", "burst": "brc", "row": "br", "column": "bc", "pin": "", "chip": ""}
     access = _same(placement, live, site, same[model])
@@ -105,24 +109,25 @@ def errors_of(
     bits[:, site.chip] = part
     if model not in TRANSIENT:
         bits[:, site.chip] &= random.integers(0, 256, (len(access), ACCESS_BYTES), np.uint8)
-    return Errors(access, bits)
+    return Errors(access, bits, outside=model == "pin")
 
 
 Rank = Literal["none", "secded", "sddc"]
 
 
-def read(placement: Placement, errors: Errors, tokens: int, *, on_die: bool, rank: Rank) -> Seen:
-    """What a reader of tokens 0..tokens-1 gets behind the given codes.
+def read(placement: Placement, errors: Errors, tokens: range, *, on_die: bool, rank: Rank) -> Seen:
+    """What a reader of the given tokens gets behind the given codes.
 
     on_die: each chip corrects one bit of an access. rank: `secded` corrects one bit of 64 (eight
     chips' bytes of a beat), `sddc` one chip's byte of a beat. Words that hold nothing of these
     tokens are not read.
     """
     element = placement.elements(errors.access)
-    wanted = (element >= 0) & (placement.tokens(element) < tokens)
+    token = placement.tokens(element)
+    wanted = (element >= 0) & (token >= tokens.start) & (token < tokens.stop)
     stored = errors.bits
     raw = int((_elements(stored) != 0)[wanted].sum())
-    if on_die:
+    if on_die and not errors.outside:
         stored = ON_DIE.decode(stored.reshape(-1, ACCESS_BYTES))[0].reshape(stored.shape)
     flagged = 0
     if rank != "none":

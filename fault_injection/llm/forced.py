@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bankside.fault_injection.llm import pim_attention
-from bankside.mapping.llm.attention import Array16, attend_wide
+from bankside.mapping.llm.attention import Array16, NumpyAttention, attend_wide
 from bankside.mapping.llm.layers import Array32
 from bankside.mapping.llm.model import Model
 from bankside.mapping.llm.transformer import decoder_layer, embed, head_logits
@@ -169,3 +169,22 @@ def _invert(x: Array16, mask: U16 | None) -> Array16:
     if mask is None:
         return x
     return (np.ascontiguousarray(x).view(np.uint16) ^ mask[: len(x)]).view(np.float16)
+
+
+class RankAttention(NumpyAttention):
+    """`AttentionEngine` with the arithmetic of a `pim` rank and no rank behind it.
+
+    layout: of any sequence that is long enough; the bits do not depend on its rows.
+    """
+
+    def __init__(self, layout: KvLayout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def decode(self, layer: int, q: Array16, k: Array16, v: Array16) -> Array16:
+        """See `AttentionEngine.decode`."""
+        self.prefill(layer, k[None], v[None])
+        self.calls += 1
+        used = self._used[layer]
+        bits = (x.view(np.uint16) for x in (q[None], self._keys[layer], self._values[layer]))
+        return pim_attention.attend(self.layout, *bits, used - 1)[0].view(np.float16)
