@@ -158,6 +158,17 @@ def speedups(name: str, setting: Setting = DATA_SHEET) -> dict[tuple[str, str], 
     }
 
 
+def over_cpus(model: str, dataset: str, setting: Setting = DATA_SHEET) -> float:
+    """Throughput of L3 over that of attention on the host's CPUs, which read its memory at the
+    channels' bandwidth.
+    """
+    data = published()
+    change = (("rank_pim.bandwidth_gbps", data["cpu_v1"]["gbps"]), *setting.change)
+    tp = System.load("rank-pim").gpus if setting.one_copy else data["models"][model]["tp"]
+    cpus = steady(policy(model, "rank-pim", "rank_pim", tp, change), dataset)
+    return ours(model, dataset, setting).tokens_per_s / cpus.tokens_per_s
+
+
 def scaling(model: str, dataset: str, setting: Setting = DATA_SHEET) -> dict[str, float]:
     """Throughput with `factor` times bandwidth, capacity or both over one rankset's."""
     rows = published()["scaling"]

@@ -32,7 +32,7 @@ def test_json(tmp_path: Path) -> None:
     assert printed["cells"] == result()["cells"] and len(printed["runs"]) == 12
     assert sorted(p.name for p in tmp_path.iterdir()) == ["l3.json", "l3.md"]
     names = [c["name"] for c in printed["cells"]]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 16
     shown = CliRunner().invoke(main, ["reproduce", "l3"]).output
     assert "not recomputed: re-layout" in shown and "156 TFLOP/s in total" in shown
 
