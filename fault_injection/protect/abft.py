@@ -45,13 +45,13 @@ def apply(target: Target) -> None:
             groups.setdefault(tuple(cell["connections"]["x"]), []).append(cell)
     if not groups:
         raise ConfigError(
-            f"{module.name} has no MAC lanes beside each other; abft is for the block that holds "
+            f"{module.kind} has no MAC lanes beside each other; abft is for the block that holds "
             f"those of an NPU (core.mac)"
         )
     for lanes in groups.values():
         if "w4" in lanes[0]["connections"]:
             raise ConfigError(
-                f"{module.name}: the lanes of the llm profile scale each tile by a factor of its "
+                f"{module.kind}: the lanes of the llm profile scale each tile by a factor of its "
                 f"own before they add, which the checksum lane has no multipliers for; use dwc "
                 f"on the block, or a u55 machine"
             )

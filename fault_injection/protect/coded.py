@@ -87,7 +87,7 @@ def _refuse_unusual(module: Module, name: str, cell: dict[str, Any]) -> None:
     for side in ("RD", "WR"):
         if "1" in cell["parameters"][f"{side}_WIDE_CONTINUATION"]:
             raise ConfigError(
-                f"{module.name}.{name}: ports wider than its words cannot be coded; give the "
+                f"{module.kind}.{name}: ports wider than its words cannot be coded; give the "
                 f"memory ports of its own width, or leave it out of the plan"
             )
 
@@ -119,14 +119,21 @@ def _read_side(
     """Checks at every read port; returns the outputs of the check memory."""
     module, cell = target.module, target.cell
     width, total = integer(cell["parameters"]["WIDTH"]), sum(counts)
+    clocked = cell["parameters"]["RD_CLK_ENABLE"][::-1]
     raw, checks = list(cell["connections"]["RD_DATA"]), []
     for port, start in enumerate(range(0, len(raw), width)):
         out = word = raw[start : start + width]
         if code.corrects:  # the decoder drives what the memory drove
-            word = module.wire(width, module.fresh(f"{target.name}__raw{port}"))
+            name = module.fresh(f"{target.name}__raw{port}")
+            old = module.name(out)
+            word = module.wire(width, name)
             raw[start : start + width] = word
-        check = module.wire(total, module.fresh(f"{target.name}__{code.suffix}_read{port}"))
-        checks += check
+            if clocked[port] == "1" and old is not None:
+                module.renamed[old] = name
+        name = module.fresh(f"{target.name}__{code.suffix}_read{port}")
+        checks += (check := module.wire(total, name))
+        if clocked[port] == "1":
+            module.added.append(name)
         flips, at = [], 0
         for bits, count in zip(layout, counts, strict=True):
             flips += code.check(target, [word[bit] for bit in bits], check[at : at + count])

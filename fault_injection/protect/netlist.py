@@ -34,7 +34,7 @@ def binary(value: int, width: int = 32) -> str:
 
 
 class Module:
-    """`data` is the JSON of the module; it is changed in place.
+    """`data` is the JSON of module `kind`; it is changed in place.
 
     Attributes:
         alarms: bits that are high when a check fails, by alarm.
@@ -42,8 +42,8 @@ class Module:
         added: names of registers and memories that protection has brought.
     """
 
-    def __init__(self, name: str, data: dict[str, Any]) -> None:
-        self.name, self.data = name, data
+    def __init__(self, kind: str, data: dict[str, Any]) -> None:
+        self.kind, self.data = kind, data
         self.alarms: dict[str, list[Bit]] = {alarm: [] for alarm in ALARMS}
         self.renamed: dict[str, str] = {}
         self.added: list[str] = []
@@ -95,14 +95,17 @@ class Module:
                 self._names.setdefault(tuple(wire["bits"]), []).append(name)
         return self._names.get(tuple(bits), [])
 
+    def name(self, bits: Sequence[Bit]) -> str | None:
+        """Name of exactly these bits as sites have it, None where there is none."""
+        return name_of(bits, {tuple(bits): self.names(bits)})
+
     def register_name(self, cell: dict[str, Any]) -> str:
         """Name of a register, that of its site; refused where its output has none."""
-        bits = cell["connections"]["Q"]
-        found = name_of(bits, {tuple(bits): self.names(bits)})
+        found = self.name(cell["connections"]["Q"])
         if found is None:
             raise ConfigError(
-                f"{self.name}: a register of {len(bits)} bits has no name of its own; give the "
-                f"signal a name, so that faults in it can be addressed"
+                f"{self.kind}: a register of {len(cell['connections']['Q'])} bits has no name of "
+                f"its own; give the signal a name, so that faults in it can be addressed"
             )
         return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +64,14 @@ class Harness(wiring.Component):
 
 @dataclass(frozen=True)
 class Site:
-    """A register (depth 1) or memory below the harness; `place` is the model's number for it."""
+    """State below the harness: "register" (depth 1), "memory", or "read", the register of a clocked
+    read port, named after its net; `place` is the model's number for it.
+    """
 
     path: str
     width: int
     depth: int
-    memory: bool
+    kind: str
     place: int
 
 
@@ -89,26 +92,23 @@ class Bench:
         self.netlist = protected(harness, TOP, plan)
         self.widths = len(harness.stimulus), len(harness.response)
         defines = zip(("STIMULUS_BITS", "RESPONSE_BITS"), self.widths, strict=True)
-        found = list(state(self.netlist))
+        found = [*state(self.netlist), *read_registers(self.netlist)]
+        public = {f'public_flat_rw -module "{m}" -var "{v}"\n' for _, m, v, *_ in found}
         self.library = build_library(
             self.netlist.verilog,
             TOP,
             SHIM,
             shared=(),
             cxxflags=(*CXXFLAGS, *(f"-D{name}={value}" for name, value in defines)),
-            vlt="".join(
-                sorted({f'public_flat_rw -module "{m}" -var "{v}"\n' for _, m, v, *_ in found})
-            ),
+            vlt="".join(sorted(public)),
         )
-        self.sites = {path: self._site(path, *rest) for path, _, _, *rest in found}
+        self.sites = {path: self._site(path, v, *rest) for path, _, v, *rest in found}
 
-    def _site(self, path: str, width: int, depth: int, memory: bool) -> Site:
-        above, _, name = path.rpartition(".")
-        scope = ".".join(filter(None, ["TOP", TOP, above]))
-        # The names of the Verilog: dots of fields are written as underscores.
-        place = self.library.place_of(scope.encode(), name.encode())
+    def _site(self, path: str, variable: str, width: int, depth: int, kind: str) -> Site:
+        scope = ".".join(filter(None, ["TOP", TOP, path.rpartition(".")[0]]))
+        place = self.library.place_of(scope.encode(), variable.encode())
         assert place >= 0, f"{path} cannot be reached in the compiled model"
-        return Site(path, width, depth, memory, place)
+        return Site(path, width, depth, kind, place)
 
     def below(self, block: str) -> list[Site]:
         """Every register and memory of a block."""
@@ -144,18 +144,35 @@ def _at(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def state(netlist: Netlist):
-    """(path, module, name, width, depth, whether it is a memory) of everything that holds state."""
-    modules = json.loads(netlist.json.read_text())["modules"]
-
-    def walk(kind: str, path: str):
-        module = NetlistModule(kind, modules[kind])
+def state(netlist: Netlist) -> Iterator[tuple[str, str, str, int, int, str]]:
+    """(path, module, name, width, depth, kind) of every register and memory."""
+    for path, module in instances(netlist):
         for name, cell in module.registers().items():
-            yield f"{path}{name}", kind, name, len(cell["connections"]["Q"]), 1, False
+            yield f"{path}{name}", module.kind, name, len(cell["connections"]["Q"]), 1, "register"
         for name, cell in module.memories().items():
             size = (integer(cell["parameters"][key]) for key in ("WIDTH", "SIZE"))
-            yield f"{path}{name}", kind, name, *size, True
-        for name, cell in module.instances():
+            yield f"{path}{name}", module.kind, name, *size, "memory"
+
+
+def read_registers(netlist: Netlist) -> Iterator[tuple[str, str, str, int, int, str]]:
+    """The same for the registers of clocked read ports, which only the Verilog has by name."""
+    text = netlist.verilog.read_text()
+    for path, module in instances(netlist):
+        start = text.index(f"module {module.kind}(")
+        body = text[start : text.index("endmodule", start)]
+        for high, variable in re.findall(r"^  reg (?:\[(\d+):0\] )?(_\d+_);$", body, re.MULTILINE):
+            (name,) = re.findall(rf"^  assign (\w+) = {variable};$", body, re.MULTILINE)
+            yield f"{path}{name}", module.kind, variable, int(high or 0) + 1, 1, "read"
+
+
+def instances(netlist: Netlist) -> Iterator[tuple[str, NetlistModule]]:
+    """(path with a dot behind it, module) of every instance, the top as ""."""
+    modules = json.loads(netlist.json.read_text())["modules"]
+    opened = {kind: NetlistModule(kind, data) for kind, data in modules.items()}
+
+    def walk(kind: str, path: str) -> Iterator[tuple[str, NetlistModule]]:
+        yield path, opened[kind]
+        for name, cell in opened[kind].instances():
             yield from walk(cell["type"], f"{path}{name}.")
 
-    yield from walk(netlist.top, "")
+    return walk(netlist.top, "")

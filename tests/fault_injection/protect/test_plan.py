@@ -16,7 +16,7 @@ from bankside.hw.lib.queue import Queue
 sys.path.insert(0, str(Path(__file__).parent))
 
 from protect_blocks import Mixed  # noqa: E402
-from protect_harness import TOP, Bench, Harness, state  # noqa: E402
+from protect_harness import TOP, Bench, Harness, read_registers, state  # noqa: E402
 from protect_promises import detection_problems, singles, trial  # noqa: E402
 
 
@@ -45,10 +45,12 @@ def test_names_stay():
     """Every register and memory of the design is there, under its name or the one it is given."""
     bare = protected(harness("a", "b"), TOP, {})
     netlist = protected(harness("a", "b"), TOP, {"a": ["tmr", "secded"], "b": "parity"})
-    before, after = ({path: rest for path, *rest in state(n)} for n in (bare, netlist))
-    assert len(before) == 10
-    for path, (_, _, width, depth, memory) in before.items():
-        assert after[netlist.site(path)][2:] == [width, depth, memory]
+    before, after = (
+        {path: rest for path, *rest in (*state(n), *read_registers(n))} for n in (bare, netlist)
+    )
+    assert len(before) == 12
+    for path, found in before.items():
+        assert after[netlist.site(path)][2:] == found[2:]  # width, depth, kind
     # An output port belongs to the voter.
     assert netlist.site("a.counter.value") == "a.counter.value__tmr0"
     assert netlist.site("a.state") == "a.state" and netlist.site("b.held") == "b.held"

@@ -66,12 +66,16 @@ def plain_of(block: str) -> str:
     return "queue" if block.startswith("queue") else "plain"
 
 
+def of_kind(bench: Bench, block: str, *kinds: str) -> list[Site]:
+    return [s for s in bench.below(block) if s.kind in kinds]
+
+
 def registers(bench: Bench, block: str) -> list[Site]:
-    return [s for s in bench.below(block) if not s.memory]
+    return of_kind(bench, block, "register")
 
 
 def memories(bench: Bench, block: str) -> list[Site]:
-    return [s for s in bench.below(block) if s.memory]
+    return of_kind(bench, block, "memory")
 
 
 def exhaustive(bench: Bench, stimuli, block: str, sites: list[Site]):
@@ -101,7 +105,8 @@ def test_tmr_corrects_every_register_bit(bench, stimuli, block):
 
 @pytest.mark.parametrize("block", ["tmr", "queue_tmr"])
 def test_secded_corrects_every_memory_bit(bench, stimuli, block):
-    found = exhaustive(bench, stimuli, block, memories(bench, block))
+    """Those of the check memory and of the registers of clocked read ports too."""
+    found = exhaustive(bench, stimuli, block, of_kind(bench, block, "memory", "read"))
     assert found.unprotected.any() and found.runs.corrected.any()
     assert correction_problems(found, at_once=False) == []
 
@@ -140,9 +145,16 @@ def test_parity_detects_every_register_bit_at_once(bench, stimuli, block):
 
 @pytest.mark.parametrize("block", ["parity", "narrow", "queue_parity"])
 def test_parity_detects_every_memory_bit_that_is_read(bench, stimuli, block):
-    found = exhaustive(bench, stimuli, block, memories(bench, block))
+    found = exhaustive(bench, stimuli, block, of_kind(bench, block, "memory", "read"))
     assert found.wrong.any() and not found.runs.detected.all()
     assert detection_problems(found, at_once=False) == []
+
+
+def test_read_registers_are_among_what_is_hit(bench):
+    """One clocked port in each copy, with its check bits where there are some."""
+    found = {s.path: s.width for s in bench.sites.values() if s.kind == "read"}
+    assert found["tmr.cells__raw1"] == 8 and found["tmr.cells__check_read1"] == 8
+    assert found["parity.clocked"] == 8 and found["parity.cells__parity_read1"] == 2
 
 
 def test_parity_of_groups(bench):
