@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Sizes from a number to its double that work is rounded to before its chunk is looked for:
 #: requests, their contexts, the longest of these, prompt tokens done before.
-_STEPS = (4, 8, 2, 1)
+_STEPS = (4, 8, 2, 2)
 #: Prompt tokens of a pass at most, and between two sizes of a chunk at least a share of it.
 MOST, _FINE = 2**15, 32
 

@@ -187,14 +187,14 @@ class Plain:
 
     def room(self, contexts):
         """Sizes are the whole numbers above powers of 2: to quarters (requests), eighths
-        (contexts), halves (the longest), wholes (tokens behind).
+        (contexts), halves (the longest, tokens behind).
         """
         if not self.prompts and not self.waiting:
             return 0
         behind = self.prompts[0].done_prompt if self.prompts else 0
         numbers = len(contexts), sum(contexts), max(contexts, default=0)
         above, below = zip(*map(around, numbers, (4, 8, 2)), strict=True)
-        behind = around(behind, 1)[0]
+        behind = around(behind, 2)[0]
         least = max(self.b.token_budget - len(contexts), self.b.block_tokens)
         key = above, below, behind
         if key not in self.known:
