@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from bankside.errors import ToolError
@@ -57,13 +58,21 @@ class Dask:
         self._client = client
 
     def run(self, task: Task, points: Sequence[dict[str, Any]]) -> Iterator[tuple[int, Outcome]]:
+        """Raises ToolError when the cluster is lost, or a point ends worker after worker."""
+        from dask.distributed import CancelledError, KilledWorker
         from dask.distributed import as_completed as completed
 
         # Not pure: two explorations may share a cluster, and keys are ours to choose.
         futures = self._client.map(task.evaluate, list(points), pure=False)
         places = {future.key: i for i, future in enumerate(futures)}
-        for future in completed(futures):
-            yield places[future.key], future.result()
+        try:
+            for future in completed(futures):
+                yield places[future.key], future.result()
+        except (CancelledError, KilledWorker, OSError) as error:
+            told = " ".join(str(error).split()).rstrip(".")
+            raise ToolError(
+                f"the cluster failed: {told}; what is finished is kept: call again once it runs"
+            ) from error
 
 
 @contextmanager
@@ -90,7 +99,11 @@ def dask(scheduler: str) -> Iterator[Workers]:
         raise ToolError(
             "Dask is not installed; install it: python -m pip install 'bankside[cluster]'"
         ) from error
-    given = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    given = {"address": scheduler}
+    if scheduler.endswith(".json"):
+        given = {"scheduler_file": scheduler}
+        if not Path(scheduler).is_file():  # Dask would wait for it without end
+            raise ToolError(f"no scheduler file {scheduler}; start a scheduler that writes it")
     try:
         client = Client(**given, timeout=30)
     except (OSError, ValueError) as error:

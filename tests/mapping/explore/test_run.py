@@ -1,18 +1,25 @@
 """Whole explorations: results, interruption by SIGKILL, workers."""
 
 import json
+import math
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bankside.errors import BanksideError, ConfigError
+from bankside.cache import file_hash
+from bankside.errors import BanksideError, ConfigError, ToolError
 from bankside.mapping.explore import workers
+from bankside.mapping.explore.cli import text
+from bankside.mapping.explore.evaluate import Task
 from bankside.mapping.explore.run import explore, table_csv
 from bankside.mapping.explore.space import load_space
 from bankside.mapping.explore.store import Store
@@ -96,6 +103,33 @@ def test_same_result_on_a_cluster(undisturbed: dict, tmp_path: Path) -> None:
             assert explore(load_space(SPACE), store, far) == undisturbed
 
 
+@pytest.mark.slow
+def test_a_point_that_ends_workers_is_told(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import os\ndef f(p, w):\n    os.kill(os.getpid(), 9)\n")
+    (tmp_path / "s.yaml").write_text(
+        "evaluator: own:f\nparameters: {x: [1, 2]}\nobjectives: {a: minimise}\n"
+    )
+    space = load_space(tmp_path / "s.yaml")
+    with Store(tmp_path / "s.sqlite") as store, workers.local(2) as chosen:
+        with pytest.raises(ToolError, match="a worker process died"):
+            explore(space, store, chosen)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_fails_is_told(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    (tmp_path / "own.py").write_text("import os\ndef f(p, w):\n    os.kill(os.getpid(), 9)\n")
+    (tmp_path / "s.yaml").write_text(
+        "evaluator: own:f\nparameters: {x: [1, 2]}\nobjectives: {a: minimise}\n"
+    )
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        with Store(tmp_path / "s.sqlite") as store, workers.dask(cluster.scheduler_address) as far:
+            with pytest.raises(ToolError, match="cluster failed.*workers died"):
+                explore(load_space(tmp_path / "s.yaml"), store, far)
+
+
 def start(folder: Path, *options: str, hold: int | None = None) -> subprocess.Popen:
     command = [sys.executable, "-m", "bankside", "explore", str(SPACE), "--json",
                "--store", str(folder / "s.sqlite"), *options]  # fmt: skip
@@ -168,6 +202,95 @@ def test_scale_log(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text.replace("own", "other") + "scale: log\n")
     with Store(tmp_path / "s.sqlite") as store, pytest.raises(ConfigError, match="scale: is log"):
         explore(load_space(tmp_path / "s.yaml"), store, workers.Here())
+
+
+SOFT = """
+evaluator: own:f
+parameters: {x: [0, 1, 2, 3, 4]}
+constraints: {size: {at_most: 2, soft: true}, x: {at_most: 3}}
+objectives: {cost: minimise}
+"""
+
+
+def test_soft_constraint(tmp_path: Path) -> None:
+    """More x costs less but is too big: those that keep the bound, then by how much they miss."""
+    code = (
+        "def f(p, w):\n    return {'cost': [5.0, 4.0, 6.0, 1.0, 0.5][p['x']], 'size': p['x'] + 1}"
+    )
+    (tmp_path / "own.py").write_text(code)
+    (tmp_path / "s.yaml").write_text(SOFT)
+    for scale in ("linear", "log"):
+        (tmp_path / "s.yaml").write_text(f"{SOFT}scale: {scale}\n")
+        with Store(tmp_path / "s.sqlite") as store:
+            result = explore(load_space(tmp_path / "s.yaml"), store, workers.Here())
+        # 0 costs more than 1 and both keep the bound, 2 costs more and misses it, 4 is infeasible.
+        assert [(r["point"]["x"], r["missed"]) for r in result["pareto"]] == [
+            (1, {}), (3, {"size": 1.0})
+        ]  # fmt: skip
+        assert result["status"] == {"ok": 4, "infeasible": 1, "failed": 0}
+        # From cost 1 to 6 (or their logarithms) and from 0 to 1 missed, the margin at 1.1.
+        middle = 0.6 if scale == "linear" else math.log(4) / math.log(6)
+        assert result["hypervolume"] == pytest.approx((1.1 - middle) * 1.1 + middle * 0.1)
+    told = text(result)
+    assert "misses size (4) by 100%" in told and "constraint on x missed, least with x 4" in told
+
+
+SERVE = """
+base: dgx-a100
+evaluator: serve
+workload: {model: llama-3-8b, generate: {preset: azure_code, requests: 12, seed: 2}}
+parameters: {gpus: [1, 2, 4, 8], workload.batching.token_budget: {low: 128, high: 1024, log: true}}
+objectives: {ttft_s.p99: minimise, gpus: minimise}
+seeds: [0]
+budget: 12
+population: 6
+"""
+
+
+def test_serving_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SERVE)
+    space = load_space(tmp_path / "s.yaml")
+    with Store(tmp_path / "s.sqlite") as store:
+        first = explore(space, store, workers.Here())
+    with sqlite3.connect(tmp_path / "s.sqlite") as file:
+        file.execute("DELETE FROM results WHERE key > '8'")
+    file.close()
+    evaluated = []
+    with Store(tmp_path / "s.sqlite") as store:
+        left = len(store)
+        counting = Counting(evaluated)
+        assert explore(space, store, counting) == first
+    assert 0 < left < first["evaluated"] == left + len(evaluated)
+
+
+class Counting(workers.Here):
+    """Notes what it is asked for."""
+
+    def __init__(self, seen: list) -> None:
+        self._seen = seen
+
+    def run(self, task: Task, points: Sequence[dict]) -> Iterator:
+        self._seen += points
+        return super().run(task, points)
+
+
+def test_other_code_makes_no_results(tmp_path: Path) -> None:
+    """A worker whose files changed says so; the point is neither infeasible nor failed."""
+    (tmp_path / "own.py").write_text("def f(p, w):\n    return {'a': 1}\n")
+    task = Task("own:f", None, {}, str(tmp_path), file_hash(tmp_path / "own.py"))
+    assert task.evaluate({}).status == "ok"
+    with pytest.raises(ToolError, match="files are not those"):
+        replace(task, code="0" * 64).evaluate({})
+    (tmp_path / "s.yaml").write_text(SERVE)
+    with pytest.raises(ToolError, match="files are not those"):
+        replace(load_space(tmp_path / "s.yaml").task, code="0" * 64).evaluate({})
+
+
+def test_no_scheduler_file(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    with pytest.raises(ToolError, match="no scheduler file"):
+        with workers.dask(str(tmp_path / "none.json")):
+            pass
 
 
 def test_damaged_store_is_told(tmp_path: Path) -> None:
