@@ -1,4 +1,7 @@
-"""Everything on the GPUs, keys and values in their memory."""
+"""Everything on the GPUs, keys and values in their memory.
+
+Ref: docs/gpu.md; tensor-parallel shares: Megatron-LM, arXiv 1909.08053.
+"""
 
 from __future__ import annotations
 

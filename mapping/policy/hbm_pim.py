@@ -1,5 +1,7 @@
 """The GPUs' memory is HBM-PIM: keys and values beside the weights, decode attention at its internal
-bandwidth. First baseline of CHIME (ISCA 2026); AttAcc (ASPLOS 2024).
+bandwidth.
+
+Ref: first baseline of CHIME (ISCA 2026); AttAcc (ASPLOS 2024).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""HBM-PIM added beside the GPUs: keys and values there. Second baseline of CHIME (ISCA 2026)."""
+"""HBM-PIM added beside the GPUs: keys and values there.
+
+Ref: second baseline of CHIME (ISCA 2026).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Units in the buffer chips of the host's DIMMs; GPUs, links and PIM take turns.
 
-Baseline "rank-PIM" of CHIME (ISCA 2026).
+Ref: baseline "rank-PIM" of CHIME (ISCA 2026).
 """
 
 from __future__ import annotations
