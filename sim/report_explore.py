@@ -126,6 +126,8 @@ def _front(result: Mapping[str, Any]) -> str:
     what = result["description"]
     objectives = [*what["objectives"]]
     parameters = [name for name in what["parameters"] if name not in objectives]
+    equal = [name for name in parameters if _same(result["pareto"], name)]
+    parameters = [name for name in parameters if name not in equal]
     soft = [name for name, bound in what["constraints"].items() if bound["soft"]]
     rows = [
         (row["hash"][:12], *(shown(value(row, name)) for name in objectives),
@@ -136,6 +138,9 @@ def _front(result: Mapping[str, Any]) -> str:
     short = _short(what)
     header = ("configuration", *objectives, *soft, *(short[name] for name in parameters))
     listed = table(header, rows)
+    if equal:
+        alike = ", ".join(f"{short[n]} {shown(result['pareto'][0]['point'][n])}" for n in equal)
+        listed += paragraph(f"All of them: {e(alike)}.")
     if soft:
         listed += paragraph("In brackets: by how much a soft constraint is missed.")
     if len(result["pareto"]) > _ROWS:
@@ -152,6 +157,11 @@ def _missed(row: Mapping[str, Any], name: str) -> str:
     if name not in row["missed"]:
         return shown(value(row, name))
     return f"{shown(value(row, name))} (+{row['missed'][name]:.0%})"
+
+
+def _same(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether all of several points agree in a parameter."""
+    return len(rows) > 1 and len({repr(row["point"][name]) for row in rows}) == 1
 
 
 def _short(what: Mapping[str, Any]) -> dict[str, str]:
