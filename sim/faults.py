@@ -13,7 +13,7 @@ import numpy as np
 from bankside.errors import ConfigError
 
 __all__ = ["DEPOSITED", "END_DONE", "END_ERROR", "END_LIMIT", "FORCED", "KINDS", "OPS", "OUTCOME",
-           "STORE", "Action", "Site", "check_actions", "default_limit", "merged"]  # fmt: skip
+           "STORE", "Action", "Site", "check_actions", "default_limit"]  # fmt: skip
 
 #: Kinds of sites that hold state, hit by `flip` and `hold`; those that do not, hit by `force`.
 DEPOSITED, FORCED = ("flop", "memory", "store"), ("net", "port")
@@ -21,6 +21,14 @@ KINDS = (*DEPOSITED, *FORCED)
 OPS = {"flip": DEPOSITED, "hold": DEPOSITED, "force": FORCED}
 #: Path of the only site of kind `store`: the main memory beside the design, words of one byte.
 STORE = "store"
+#: Engine -> output ports of the top that are traces: `OUTCOME["first"]` does not look at them.
+TRACE_PORTS = {
+    "pim": ("trace_valid", "trace_command", "load", "loaded", "last"),
+    "array": ("events",),
+    "npu": ("events",),
+}
+#: Output ports of protected designs, and fields of `OUTCOME`.
+ALARM_PORTS = ("corrected", "detected")
 #: Values of `OUTCOME["end"]`: done; the machine stopped with an error; the limit was reached.
 END_DONE, END_ERROR, END_LIMIT = 0, 1, 2
 
@@ -100,8 +108,3 @@ def _problem(action: Action, site: Site | None) -> str | None:
     if action.first < 0 or (action.last is not None and action.last < action.first):
         return f"cycles {action.first} to {action.last}; expected 0 <= first <= last"
     return None
-
-
-def merged(actions: Iterable[Action]) -> tuple[Action, ...]:
-    """`actions` by their first cycle, in the given order within a cycle: how they are executed."""
-    return tuple(sorted(actions, key=lambda action: action.first))

@@ -1,0 +1,328 @@
+"""The referee of soft errors: programs with faults on the Verilated RTL, one machine at a time.
+
+Same actions, same outcomes as the lane engine (docs/faults.md). Every register and memory is
+written through the model's own storage; before it is used, each site is shown to be one that keeps
+what is written and whose readers see it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.cache import cache_entry, content_hash
+from bankside.errors import ProgramError, ToolError
+from bankside.isa.machines import AnyMachine
+from bankside.isa.program import Program
+from bankside.sim.elaborate import to_json, to_verilog
+from bankside.sim.faults import (
+    ALARM_PORTS,
+    OUTCOME,
+    STORE,
+    TRACE_PORTS,
+    Action,
+    Site,
+    check_actions,
+    default_limit,
+)
+from bankside.sim.rtl.compiled import CompiledModel, pointer
+from bankside.sim.rtl.referee_jobs import JOBS, store_bytes
+from bankside.sim.rtl.state import StateMap
+from bankside.sim.rtl.tops import top_of
+from bankside.sim.rtl.verilate import CXXFLAGS, build_library
+
+__all__ = ["Referee", "referee_library"]
+
+_SHIM = Path(__file__).with_name("referee_shim.cpp")
+_FLIP, _HOLD, _INVERT, _FORCE = range(4)
+_STATE, _STORE_PLACE, _INPUT, _OUTPUT = range(4)
+_WHOLE = (1 << 64) - 1
+_NEVER = _WHOLE
+_ACTION = np.dtype(
+    [
+        (name, "<u8")
+        for name in ("op", "place", "site", "word", "chunk", "mask", "value", "first", "last")
+    ]
+)
+_OUTCOME = np.dtype(
+    [
+        (name, "<u8")
+        for name in ("end", "cycles", "status", "first", "output", "state", "counters", "alarms")
+    ]
+)
+
+
+class Referee(CompiledModel):
+    """One machine. The first use of a machine compiles it (cached by content).
+
+    machine : of any engine.
+    design : (netlist, Verilog) of the top, where it is not the machine's own (a protected design).
+    """
+
+    PREFIX = "referee"
+
+    def __init__(self, machine: AnyMachine, *, design: tuple[Path, Path] | None = None) -> None:
+        self.machine = machine
+        top, name = top_of(machine)
+        netlist, verilog = design or (to_json(top, name), to_verilog(top, name))
+        self.state = StateMap(netlist, verilog)
+        self._variables = self.state.variables()
+        self._numbers = {(v.kind, v.path): i for i, v in enumerate(self._variables)}
+        self._ports = _Ports(machine.engine, self.state.modules[name]["ports"])
+        self.sites = self._sites()
+        self.cycles = 0
+        self._golden_cycles: int | None = None
+        self._proven: dict[tuple[int, int], int] = {}
+        super().__init__(referee_library(machine, name, self.state, self._ports))
+
+    # --- sites ------------------------------------------------------------------------------------
+    def _sites(self) -> dict[str, Site]:
+        """By path; where a register is an output port too, the register."""
+        found = {name: Site("port", name, width) for name, width in self._ports.widths.items()}
+        for v in self._variables:
+            found[v.path] = Site(v.kind, v.path, v.width, v.depth, v.scope)
+        size = store_bytes(self.machine)
+        if size:
+            found[STORE] = Site("store", STORE, 8, size)
+        return found
+
+    def _new_arguments(self) -> tuple[Any, ...]:
+        lines = (
+            "\t".join((v.scope, v.variable, v.witness, v.select if v.kind == "memory" else ""))
+            for v in self._variables
+        )
+        self._problem = ctypes.create_string_buffer(256)
+        names = "".join(f"{line}\n" for line in lines).encode()
+        return names, self._problem, ctypes.c_uint64(len(self._problem))
+
+    def reset(self) -> None:
+        """Power-on; forgets the program."""
+        super().reset()
+        self._golden_cycles = None
+        if not self._handle:
+            missing = self._problem.value.decode()
+            self._handle = None
+            raise ToolError(
+                f"the Verilated model has no variable {missing!r}; expected every register and "
+                f"memory of the netlist: report this"
+            )
+
+    # --- runs -------------------------------------------------------------------------------------
+    def golden(
+        self,
+        program: Program,
+        *,
+        checkpoints: int | Sequence[int] = 0,
+        limit: int = 10_000_000,
+    ) -> np.void:
+        """Run `program` without faults and remember it; returns its outcome.
+
+        checkpoints : cycles from which runs may start, or how many, evenly spread.
+        Raises ProgramError when the program does not fit or does not end well within `limit`.
+        """
+        JOBS[self.machine.engine](self, program)
+        raw = self._golden(limit, [])
+        if checkpoints:
+            cycles = int(raw["cycles"])
+            places = (
+                [cycles * k // (checkpoints + 1) for k in range(1, checkpoints + 1)]
+                if isinstance(checkpoints, int)
+                else sorted(checkpoints)
+            )
+            raw = self._golden(limit, places)
+        self._golden_cycles = int(raw["cycles"])
+        return self._rows(raw)[0]
+
+    def _golden(self, limit: int, cycles: Sequence[int]) -> np.void:
+        raw, places = np.zeros(1, _OUTCOME), np.array(cycles, "<u8")
+        done = self._call(
+            "golden",
+            ctypes.c_uint64(limit),
+            pointer(places),
+            ctypes.c_uint64(len(places)),
+            pointer(raw),
+        )
+        self.cycles += int(raw[0]["cycles"])
+        if not done:
+            raise ProgramError(
+                f"the fault-free run does not end well: end {raw[0]['end']} after "
+                f"{raw[0]['cycles']} cycles, status {raw[0]['status']:#x}; correct the program or "
+                f"raise the limit ({limit})"
+            )
+        return raw[0]
+
+    def run(
+        self,
+        program: Program,
+        faults: Iterable[Sequence[Action]],
+        *,
+        checkpoints: int | Sequence[int] = 0,
+        limit: int | None = None,
+    ) -> NDArray[np.void]:
+        """Outcomes (`OUTCOME`) of `program` with each of `faults`, every one from power-on or, with
+        `checkpoints` (see `golden`), from the last one before its first action.
+
+        Raises ConfigError for an action that does not fit its site, and ToolError for a site that
+        cannot be written from outside, by name.
+        """
+        lists = [tuple(actions) for actions in faults]
+        for actions in lists:
+            check_actions(actions, self.sites)
+            self._prove(actions)
+        golden = self.golden(program, checkpoints=checkpoints)
+        limit = default_limit(int(golden["cycles"])) if limit is None else limit
+        raw = np.zeros(len(lists), _OUTCOME)
+        for index, actions in enumerate(lists):
+            raw[index] = self._one(actions, bool(checkpoints), limit)
+        return self._rows(raw)
+
+    def _one(self, actions: Sequence[Action], from_checkpoint: bool, limit: int) -> np.void:
+        packed, raw = self.packed(actions), np.zeros(1, _OUTCOME)
+        if not self._call(
+            "run",
+            pointer(packed),
+            ctypes.c_uint64(len(packed)),
+            int(from_checkpoint),
+            ctypes.c_uint64(limit),
+            pointer(raw),
+        ):
+            raise ToolError("the machine did not start a second time; report this")
+        self.cycles += int(raw[0]["cycles"])
+        return raw[0]
+
+    def _rows(self, raw: NDArray[np.void] | np.void) -> NDArray[np.void]:
+        raw = np.atleast_1d(raw)
+        rows = np.zeros(len(raw), OUTCOME)
+        for name in ("end", "cycles", "status", "output", "state", "counters"):
+            rows[name] = raw[name]
+        rows["first"] = raw["first"].astype(np.int64)
+        for bit, name in enumerate(self._ports.alarms):
+            rows[name] = raw["alarms"] >> np.uint64(bit) & np.uint64(1)
+        return rows
+
+    # --- actions ----------------------------------------------------------------------------------
+    def packed(self, actions: Sequence[Action]) -> NDArray[np.void]:
+        """`actions` as the shim takes them: 64 bits of a word each."""
+        rows = [row for action in actions for row in self._chunks(action)]
+        return np.array(rows, _ACTION)
+
+    def _chunks(self, action: Action) -> Iterator[tuple[int, ...]]:
+        site = self.sites[action.site]
+        place, number = self._place(site)
+        if action.op == "force":
+            op = _INVERT if action.value is None else _FORCE
+        else:
+            op = _FLIP if action.op == "flip" else _HOLD
+        last = _NEVER if action.last is None else action.last
+        for chunk in range(-(-site.width // 64)):
+            mask = action.mask >> 64 * chunk & _WHOLE
+            if mask:
+                value = (action.value or 0) >> 64 * chunk & _WHOLE
+                yield op, place, number, action.word, chunk, mask, value, action.first, last
+
+    def _place(self, site: Site) -> tuple[int, int]:
+        if site.kind == "store":
+            return _STORE_PLACE, 0
+        if site.kind == "port":
+            return self._ports.place(site.path)
+        return _STATE, self._numbers[site.kind, site.path]
+
+    # --- proof ------------------------------------------------------------------------------------
+    def _prove(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            site = self.sites[action.site]
+            if site.kind in ("flop", "memory"):
+                problem = self.problem(site, action.word, action.mask)
+                if problem:
+                    raise ToolError(f"site {site.path}, word {action.word}: {problem}")
+
+    def problem(self, site: Site, word: int = 0, mask: int | None = None) -> str | None:
+        """Why bits of a word cannot be hit from outside, None where they can: each is inverted,
+        has to stay inverted without a clock edge, and what reads the word has to see it.
+        """
+        number = self._numbers[site.kind, site.path]
+        mask = (1 << site.width) - 1 if mask is None else mask
+        left = mask & ~self._proven.get((number, word), 0)
+        for chunk in range(-(-site.width // 64)):
+            bits = left >> 64 * chunk & _WHOLE
+            while bits:
+                bit = bits & -bits
+                bits ^= bit
+                reason = self._proof(number, word, chunk, bit)
+                if reason:
+                    return f"bit {64 * chunk + bit.bit_length() - 1} {reason}"
+        self._proven[number, word] = self._proven.get((number, word), 0) | mask
+        return None
+
+    def _proof(self, number: int, word: int, chunk: int, bit: int) -> str | None:
+        arguments = (ctypes.c_uint64(value) for value in (number, word, chunk, bit))
+        return {
+            0: None,
+            1: "does not keep what is written from outside",
+            2: "is written, but what reads it does not see that",
+        }[self._call("prove", *arguments)]
+
+
+class _Ports:
+    """Ports of the top by their place in the shim."""
+
+    def __init__(self, engine: str, ports: Mapping[str, Any]) -> None:
+        self.widths = {n: len(p["bits"]) for n, p in ports.items() if n != "clk"}
+        outputs = [n for n, p in ports.items() if p["direction"] == "output"]
+        traces = TRACE_PORTS[engine]
+        self.inputs = [n for n in self.widths if n not in outputs]
+        self.alarms = [n for n in ALARM_PORTS if n in outputs]
+        self.compared = [n for n in outputs if n not in traces and n not in self.alarms]
+        self.traces = [n for n in outputs if n in traces]
+
+    def place(self, name: str) -> tuple[int, int]:
+        if name in self.inputs:
+            return _INPUT, self.inputs.index(name)
+        return _OUTPUT, [*self.compared, *self.traces, *self.alarms].index(name)
+
+    def macros(self) -> dict[str, str]:
+        """Lists of X(name, width), names as Verilator writes them."""
+        lists = {"REFEREE_INPUTS": self.inputs, "REFEREE_OUTPUTS": self.compared,
+                 "REFEREE_TRACES": self.traces, "REFEREE_ALARMS": self.alarms}  # fmt: skip
+        return {
+            key: "".join(f"X({n.replace('__', '___05F')},{self.widths[n]})" for n in names)
+            for key, names in lists.items()
+        }
+
+
+def referee_library(machine: AnyMachine, name: str, state: StateMap, ports: _Ports) -> ctypes.CDLL:
+    """The compiled model of top module `name`, all of its state in reach.
+
+    Raises ToolError where a tool is missing or fails.
+    """
+    text = state.witnessed()
+    with cache_entry("referee", {"verilog": content_hash({"text": text})}) as entry:
+        if not entry.hit:
+            (entry.path / f"{name}.v").write_text(text)
+    macros = {
+        "REFEREE_TOP": f"V{name}",
+        "REFEREE_TOP_NAME": f'"{name}"',
+        "REFEREE_HEADER": f'"V{name}.h"',
+        "REFEREE_PIM": int(machine.engine == "pim"),
+        "REFEREE_NPU": int(machine.engine == "npu"),
+        **_defines(machine),
+        **ports.macros(),
+    }
+    return build_library(
+        entry.path / f"{name}.v",
+        name,
+        _SHIM,
+        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in macros.items())),
+        vlt=state.public(),
+    )
+
+
+def _defines(machine: AnyMachine) -> dict[str, int]:
+    from bankside.sim.rtl import array, npu, pim
+
+    return {"pim": pim, "array": array, "npu": npu}[machine.engine].defines(machine)

@@ -1,0 +1,350 @@
+// Runs programs with faults on a Verilated top, one machine at a time (see sim/rtl/referee.py and docs/faults.md).
+//
+// Built with -DREFEREE_TOP (class of the model), -DTOP_NAME, -DTOP_HEADER, -DREFEREE_PIM, -DREFEREE_NPU, the macros of the machine's bench, and
+// the ports but for the clock, X(name, width) each: -DINPUTS, -DOUTPUTS (those that are compared first: all but traces and alarms),
+// -DTRACES, -DALARMS.
+#include REFEREE_HEADER
+#include "referee.h"
+#include "referee_world.h"
+
+using namespace bankside;
+
+namespace {
+
+// Ports by number.
+struct Port {
+    void* data;
+    unsigned width;
+
+    size_t size() const { return width <= 8 ? 1 : width <= 16 ? 2 : width <= 32 ? 4 : width <= 64 ? 8 : (width + 31) / 32 * 4; }
+
+    void apply(const Action& action) {
+        uint64_t value = 0;
+        auto* at = static_cast<uint8_t*>(data) + 8 * action.chunk;
+        const size_t step = std::min<size_t>(8, size() - 8 * action.chunk);
+        std::memcpy(&value, at, step);
+        value = action.apply(value);
+        std::memcpy(at, &value, step);
+    }
+};
+
+// Same order as sim/rtl/referee.py.
+struct Outcome {
+    uint64_t end, cycles, status, first, output, state, counters, alarms;
+};
+
+struct Checkpoint {
+    uint64_t cycle, model_cycle;
+    Bytes state, inputs;
+    World world;
+};
+
+uint64_t mixed(uint64_t hash, uint64_t value) {
+    hash = (hash ^ value) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 32;
+}
+
+struct Machine {
+    Model<REFEREE_TOP> model;
+    State state;
+    std::vector<Variable> witnesses, selects;
+    std::vector<Port> inputs, outputs, alarms;
+    unsigned compared = 0;  // outputs
+
+    Machine() {
+        auto& top = *model.top;
+#define X(name, width) inputs.push_back({&top.name, width});
+        REFEREE_INPUTS
+#undef X
+#define X(name, width) outputs.push_back({&top.name, width});
+        REFEREE_OUTPUTS
+        compared = outputs.size();
+        REFEREE_TRACES
+#undef X
+#define X(name, width) alarms.push_back({&top.name, width});
+        REFEREE_ALARMS
+#undef X
+        outputs.insert(outputs.end(), alarms.begin(), alarms.end());
+    }
+
+    static void keep(const std::vector<Port>& ports, Bytes& bytes) {
+        size_t size = 0;
+        for (const auto& port : ports) size += port.size();
+        bytes.resize(size);
+        uint8_t* at = bytes.data();
+        for (const auto& port : ports) std::memcpy(at, port.data, port.size()), at += port.size();
+    }
+
+    static void give(const std::vector<Port>& ports, const Bytes& bytes) {
+        const uint8_t* at = bytes.data();
+        for (const auto& port : ports) std::memcpy(port.data, at, port.size()), at += port.size();
+    }
+
+    // Of the outputs that are compared, alarms included.
+    uint64_t hash() const {
+        uint64_t found = 0;
+        const auto add = [&](const Port& port) {
+            for (size_t at = 0; at < port.size(); at += 8) {
+                uint64_t value = 0;
+                std::memcpy(&value, static_cast<const uint8_t*>(port.data) + at, std::min<size_t>(8, port.size() - at));
+                found = mixed(found, value);
+            }
+        };
+        for (unsigned i = 0; i < compared; ++i) add(outputs[i]);
+        for (const auto& port : alarms) add(port);
+        return found;
+    }
+
+    uint64_t alarmed() const {
+        uint64_t bits = 0;
+        for (size_t i = 0; i < alarms.size(); ++i) bits |= uint64_t{*static_cast<const uint8_t*>(alarms[i].data) != 0} << i;
+        return bits;
+    }
+};
+
+struct Golden {
+    uint64_t cycles = 0;
+    std::vector<uint64_t> hashes;
+    Bytes state;
+    Result result;
+    std::unique_ptr<World> world;
+};
+
+struct Names {
+    std::vector<std::string> scopes, variables, witnesses, selects;
+};
+
+struct Referee {
+    Names names;
+    Job job;
+    std::unique_ptr<Machine> machine;
+    Golden golden;
+    std::vector<Checkpoint> checkpoints;
+
+    // A machine that has just been switched on; the name of what it does not have.
+    std::string renew() {
+        machine.reset();
+        machine.reset(new Machine);
+        const auto& context = *machine->model.context;
+        for (size_t i = 0; i < names.scopes.size(); ++i) {
+            const auto find = [&](const std::string& name) { return Variable::find(context, REFEREE_TOP_NAME, names.scopes[i], name); };
+            machine->state.variables.push_back(find(names.variables[i]));
+            machine->witnesses.push_back(find(names.witnesses[i]));
+            machine->selects.push_back(names.selects[i].empty() ? Variable{} : find(names.selects[i]));
+            const bool whole = machine->state.variables.back().data && machine->witnesses.back().data &&
+                               (names.selects[i].empty() || machine->selects.back().data);
+            if (!whole) return names.scopes[i] + "." + names.variables[i];
+        }
+        return "";
+    }
+};
+
+// The faults of one run, executed on a machine.
+struct Faults {
+    const Action* actions;
+    uint64_t count;
+
+    // Deposits of the beginning of a cycle; whether there were any in the model.
+    bool deposit(Machine& machine, World& world, uint64_t cycle) const {
+        bool any = false;
+        for (uint64_t i = 0; i < count; ++i) {
+            const Action& action = actions[i];
+            if (!action.acts(cycle)) continue;
+            if (action.place == kStore) world.store(action.word, action);
+            if (action.place != kState) continue;
+            auto& v = machine.state.variables[action.site];
+            v.set(action.word, action.chunk, action.apply(v.get(action.word, action.chunk)));
+            any = true;
+        }
+        return any;
+    }
+
+    bool forces(Place place, uint64_t cycle) const {
+        return std::any_of(actions, actions + count, [&](const Action& a) { return a.place == place && a.acts(cycle); });
+    }
+
+    void force(std::vector<Port>& ports, Place place, uint64_t cycle) const {
+        for (uint64_t i = 0; i < count; ++i)
+            if (actions[i].place == place && actions[i].acts(cycle)) ports[actions[i].site].apply(actions[i]);
+    }
+};
+
+// One cycle of a run, with what is done to it. visit(cycle) when all of its outputs are final; false where the run was over.
+template <typename Visit>
+bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
+    auto& model = machine.model;
+    if (faults.deposit(machine, world, cycle)) model.settle();
+    faults.force(machine.outputs, kOutput, cycle);
+    if (!world.running(model)) return false;
+    bool changed = world.drive(model);
+    const bool forced = faults.forces(kInput, cycle);
+    Bytes inputs;
+    if (forced) machine.keep(machine.inputs, inputs);
+    faults.force(machine.inputs, kInput, cycle);
+    if (changed || forced) model.settle();
+    faults.force(machine.outputs, kOutput, cycle);
+    world.see(model);
+    visit(cycle);
+    model.step();
+    if (forced) machine.give(machine.inputs, inputs);
+    changed = world.proceed(model, job);
+    if (changed || forced) model.settle();
+    return true;
+}
+
+// From cycle `cycle` on; the cycles of the run.
+template <typename Visit>
+uint64_t execute(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, uint64_t limit,
+                 Visit&& visit) {
+    for (; cycle < limit && world.running(machine.model); ++cycle)
+        if (!one_cycle(machine, world, job, faults, cycle, visit)) break;
+    return cycle;
+}
+
+Checkpoint checkpoint(Machine& machine, const World& world, uint64_t cycle) {
+    Checkpoint made{cycle, machine.model.cycle, machine.state.save(), {}, world};
+    machine.keep(machine.inputs, made.inputs);
+    return made;
+}
+
+World resume(Machine& machine, const Checkpoint& from) {
+    machine.state.restore(from.state);
+    machine.give(machine.inputs, from.inputs);
+    machine.model.cycle = from.model_cycle;
+    machine.model.settle();
+    return from.world;
+}
+
+Outcome judge(Referee& referee, World& world, uint64_t cycles, uint64_t first, uint64_t alarms) {
+    Machine& machine = *referee.machine;
+    const Golden& golden = referee.golden;
+    Outcome out{};
+    out.cycles = cycles;
+    out.first = first;
+    out.alarms = alarms;
+    out.state = machine.state.equals(golden.state);
+    out.output = world.delivers(*golden.world);
+    const Result result = world.finish(machine.model, referee.job);
+    out.status = result.status;
+    out.end = result.end;
+    out.counters = result.counters == golden.result.counters;
+    return out;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Fields of the names: separated by tabs; one variable per line: scope, variable, witness, select (of memories).
+void* referee_new(const char* names, char* problem, uint64_t size) {
+    std::unique_ptr<Referee> made(new Referee);
+    std::vector<std::string>* columns[] = {&made->names.scopes, &made->names.variables, &made->names.witnesses,
+                                           &made->names.selects};
+    unsigned column = 0;
+    std::string field;
+    for (const char* at = names; *at; ++at) {
+        if (*at != '\t' && *at != '\n') {
+            field += *at;
+            continue;
+        }
+        columns[column]->push_back(field);
+        field.clear();
+        column = *at == '\t' ? column + 1 : 0;
+    }
+    const std::string missing = made->renew();
+    if (missing.empty()) return made.release();
+    std::strncpy(problem, missing.c_str(), size - 1);
+    return nullptr;
+}
+
+void referee_delete(void* handle) { delete static_cast<Referee*>(handle); }
+
+#if REFEREE_PIM
+void referee_load(void* handle, const uint64_t* words, uint64_t word_count, const uint64_t* bursts, uint64_t burst_count,
+                  uint64_t refresh) {
+    auto& job = static_cast<Referee*>(handle)->job;
+    job = {{words, words + word_count}, {bursts, bursts + burst_count * PimBench::kBurstWords}, burst_count, refresh};
+}
+#else
+// setups: address, count and values of register writes, one after the other, `setup_words` words.
+void referee_load(void* handle, const uint64_t* setups, uint64_t setup_words, const uint8_t* image, uint64_t size,
+                  const uint8_t* words, uint64_t word_bytes, uint64_t bytes, const AxiTiming* timing) {
+    auto& job = static_cast<Referee*>(handle)->job;
+    job = Job{{}, bytes, std::make_shared<const Bytes>(image, image + size), std::make_shared<const Bytes>(words, words + word_bytes),
+              *timing};
+    for (uint64_t at = 0; at < setup_words; at += 2 + setups[at + 1])
+        job.setups.push_back({setups[at], {setups + at + 2, setups + at + 2 + setups[at + 1]}});
+}
+#endif
+
+// The run without faults, at most `limit` cycles; checkpoints at the beginning of each of `cycles`, ascending. False where the machine
+// cannot be set up or is not done.
+int referee_golden(void* handle, uint64_t limit, const uint64_t* cycles, uint64_t count, Outcome* outcome) {
+    auto& referee = *static_cast<Referee*>(handle);
+    referee.renew();
+    referee.checkpoints.clear();
+    Golden& golden = referee.golden = Golden{};
+    World world(referee.job);
+    if (!world.set_up(referee.machine->model, referee.job)) return 0;
+    Machine& machine = *referee.machine;
+    uint64_t cycle = 0;
+    const auto visit = [&](uint64_t) { golden.hashes.push_back(machine.hash()); };
+    for (uint64_t i = 0; i <= count; ++i) {
+        cycle = execute(machine, world, referee.job, Faults{nullptr, 0}, cycle, i < count ? cycles[i] : limit, visit);
+        if (i < count && cycle == cycles[i] && world.running(machine.model))
+            referee.checkpoints.push_back(checkpoint(machine, world, cycle));
+    }
+    golden.cycles = cycle;
+    golden.state = machine.state.save();
+    golden.world.reset(new World(world));
+    World after = world;
+    golden.result = after.finish(machine.model, referee.job);
+    *outcome = {golden.result.end, cycle, golden.result.status, ~uint64_t{0}, 1, 1, 1, 0};
+    return golden.result.end == 0;
+}
+
+// A run with faults: from power-on, or from the last checkpoint before the first action.
+int referee_run(void* handle, const Action* actions, uint64_t count, int from_checkpoint, uint64_t limit, Outcome* outcome) {
+    auto& referee = *static_cast<Referee*>(handle);
+    uint64_t begin = ~uint64_t{0}, first = ~uint64_t{0}, alarms = 0;
+    for (uint64_t i = 0; i < count; ++i) begin = std::min(begin, actions[i].first);
+    const Checkpoint* from = nullptr;
+    for (const auto& made : referee.checkpoints)
+        if (from_checkpoint && made.cycle <= begin) from = &made;
+    if (!from) referee.renew();
+    Machine& machine = *referee.machine;
+    World world = from ? resume(machine, *from) : World(referee.job);
+    if (!from && !world.set_up(machine.model, referee.job)) return 0;
+    const auto visit = [&](uint64_t cycle) {
+        alarms |= machine.alarmed();
+        if (first == ~uint64_t{0} && cycle < referee.golden.cycles && machine.hash() != referee.golden.hashes[cycle]) first = cycle;
+    };
+    const uint64_t cycles =
+        execute(machine, world, referee.job, Faults{actions, count}, from ? from->cycle : 0, limit, visit);
+    *outcome = judge(referee, world, cycles, first, alarms);
+    return 1;
+}
+
+// Whether a flip of every bit of `mask` of a word stays and is seen by what reads the word: 0 yes, 1 not kept, 2 not seen. The model is
+// as before afterwards.
+int referee_prove(void* handle, uint64_t site, uint64_t word, uint64_t chunk, uint64_t mask) {
+    Machine& machine = *static_cast<Referee*>(handle)->machine;
+    Variable& v = machine.state.variables[site];
+    const Variable& witness = machine.witnesses[site];
+    Variable& select = machine.selects[site];
+    if (select.data) select.set(0, 0, word);
+    machine.model.settle();
+    const uint64_t before = v.get(word, chunk), seen = witness.get(0, chunk);
+    v.set(word, chunk, before ^ mask);
+    machine.model.settle();
+    const bool kept = v.get(word, chunk) == (before ^ mask), follows = witness.get(0, chunk) == (seen ^ mask);
+    v.set(word, chunk, before);
+    machine.model.settle();
+    return !kept ? 1 : !follows ? 2 : 0;
+}
+
+uint64_t referee_read(void* handle, uint64_t site, uint64_t word, uint64_t chunk) {
+    return static_cast<Referee*>(handle)->machine->state.variables[site].get(word, chunk);
+}
+
+}  // extern "C"
