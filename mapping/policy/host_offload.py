@@ -36,11 +36,11 @@ class HostOffload(Policy):
         parts, energy = self.on_gpus(self.divided(batch))
         moved = self.moved_bytes(batch)
         computing = total(parts)
-        links = np.maximum(self.transfer.link_seconds(*moved) - computing, 0)
+        linked = np.maximum(computing, self.transfer.link_seconds(*moved))
+        seconds = np.maximum(linked, self.transfer.dram_seconds(*moved))
         # Of what the GPUs wait for, the DRAM's share is what the links would not explain.
-        dram = np.maximum(self.transfer.dram_seconds(*moved) - computing - links, 0)
-        parts = {**parts, "link.exposed": links, "host.exposed": dram}
-        return Cost(total(parts), self._energy(self.of_all(energy), sum(moved)), parts)
+        parts = {**parts, "link.exposed": linked - computing, "host.exposed": seconds - linked}
+        return Cost(seconds, self._energy(self.of_all(energy), sum(moved)), parts)
 
     def lower_bound(self, batch: Batch) -> Numbers:
         """As of every policy, and the links and the host's memory at their peaks."""

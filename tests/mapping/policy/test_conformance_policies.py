@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bankside.errors import ConfigError
+from bankside.isa.dram.table import load_standard
 from bankside.mapping.map_cli import mapped
 from bankside.mapping.policy.base import POLICIES
 from bankside.mapping.system.system import PRESETS, System
@@ -109,6 +110,38 @@ def test_no_pass_beats_the_bounds_of_its_operators(name: str) -> None:
         assert (np.asarray(cost.seconds) >= np.asarray(policy.lower_bound(batch))).all()
         assert (np.asarray(cost.seconds) >= products / flops).all()
         assert np.asarray(sum(cost.parts.values())) == pytest.approx(cost.seconds, rel=1e-12)
+
+    every_batch()
+
+
+def kv_bandwidth(system: System) -> float:
+    """Bytes per second of the memory, and the links, that keys and values are read through."""
+    if system.dimm_pim is not None and system.policy == "l3":
+        hardware, std = system.dimm_pim.config(), load_standard(system.host.standard)
+        banks = hardware.dram.chips * hardware.dram.bank_groups * hardware.dram.banks_per_group
+        column = 2 * std.params["nBL"]  # bytes of a burst of a chip of 8 bits
+        cycle = 1e-12 * std.tck_ps * std.params["nCCD_L"]
+        return system.dimm_pim.ranks * banks * column / cycle
+    if system.policy == "host_offload":
+        return system.host_bandwidth
+    if system.npu is not None:
+        return system.npu.count * system.npu.memory_bandwidth
+    return system.pim.bandwidth if system.pim else system.gpu_bandwidth
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_keys_and_values_are_read_once_at_least(name: str) -> None:
+    """Compulsory traffic: contexts of the requests that decode, through what they are read by."""
+    system = MACHINES[DEFAULT[name]]
+    arch = Architecture.load(MODELS.get(DEFAULT[name], "llama-3-70b"))
+    policy = POLICIES.get(name)(arch, system)
+
+    @settings(max_examples=8)
+    @given(st.integers(1, 600), st.integers(1, 9_000))
+    def every_batch(requests: int, context: int) -> None:
+        read = requests * context * arch.kv_bytes_per_token(policy.bits.kv)
+        seconds = float(np.asarray(policy.step(Batch.decode(requests, context)).seconds))
+        assert seconds >= read / kv_bandwidth(system)
 
     every_batch()
 
