@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bankside.fault_injection.llm.intervals import cluster_bootstrap, none_seen_below, wilson
+from bankside.fault_injection.statistics import cluster_bootstrap, upper_bound, wilson
 
 Run = dict[str, Any]
 OUTCOMES = ("not stored", "corrected", "detected", "silent")
@@ -46,9 +46,9 @@ class Summariser:
             "n": number,
             "seen": count,
             "share": count / number,
-            "wilson": list(wilson(count, number, self.level)),
+            "wilson": [float(end) for end in wilson(count, number, self.level)],
             "clustered": self._clustered(hits, clusters) if mixed else None,
-            "below": none_seen_below(number, self.level) if count == 0 else None,
+            "below": float(upper_bound(0, number, self.level)) if count == 0 else None,
         }
 
     def mean(self, values: Sequence[float], clusters: Sequence[int]) -> dict:
@@ -67,15 +67,22 @@ class Summariser:
         return list(cluster_bootstrap(x, np.asarray(clusters), self.seed, self.draws, self.level))
 
     def group(self, runs: Sequence[Run]) -> dict:
-        """Outcomes of all runs, effects of those that were not stopped by ECC."""
+        """Outcomes of all runs, and `effects`."""
         clusters = [run["window"] for run in runs]
-        found: dict[str, Any] = {"faults": len(runs)}
-        found["outcomes"] = {
+        outcomes = {
             name: self.share([run["outcome"] == name for run in runs], clusters)
             for name in OUTCOMES
         }
-        # A stopped run delivers no wrong token: it counts as unchanged here, and above as detected.
-        found |= {name: self.share([bool(run[name]) for run in runs], clusters) for name in SHARES}
+        return {"faults": len(runs), "outcomes": outcomes} | self.effects(runs)
+
+    def effects(self, runs: Sequence[Run]) -> dict:
+        """What became of the texts. A run that ECC stopped delivers no wrong token: it counts as
+        unchanged.
+        """
+        clusters = [run["window"] for run in runs]
+        found: dict[str, Any] = {
+            name: self.share([bool(run[name]) for run in runs], clusters) for name in SHARES
+        }
         for name in MEANS:
             some = [run for run in runs if run[name] is not None]
             found[name] = self.mean([r[name] for r in some], [r["window"] for r in some])
@@ -141,3 +148,24 @@ def _cells(by: Summariser, runs: Sequence[Run]) -> dict:
 
 def _sorted(runs: Sequence[Run], key: Callable[[Run], Any]) -> list[tuple[Any, list[Run]]]:
     return sorted(_grouped(runs, key).items(), key=lambda item: item[0])
+
+
+REPLAY_DIMENSIONS: dict[str, Callable[[Run], object]] = {
+    "phase": lambda run: run["phase"],
+    "layer": lambda run: run["layer"],
+    "product": lambda run: run["product"],
+    "top_bit": lambda run: (run["bits"], run["top_bit"]),
+}
+
+
+def replay_summary(config: Any, runs: Sequence[Run]) -> dict:
+    """Tables of the runs of a `replay.LlmReplay`: all of each engine, then by its dimensions."""
+    by = Summariser(config.level, config.draws, config.seed)
+    engines = {
+        engine: by.effects(group) | {"replays": len(group)} | {
+            name: [{name: value} | by.effects(part) for value, part in _sorted(group, key)]
+            for name, key in REPLAY_DIMENSIONS.items()
+        }
+        for engine, group in _grouped(runs, lambda run: run["engine"]).items()
+    }  # fmt: skip
+    return {"kind": "llm_replay", "replays": len(runs), "level": config.level, "engines": engines}

@@ -1,0 +1,147 @@
+"""Error patterns: how the result of one operation differs from the fault-free one, per fault.
+
+One JSON object a line. Ref: docs/llm_faults.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from bankside.errors import ConfigError
+from bankside.schema import Section, key_problem
+
+Engine = Literal["npu", "array", "pim"]
+Op = Literal["gemm", "attention"]
+
+
+class Tile(Section):
+    """Part of the result of an operation: first row (token) and column, size."""
+
+    row: int = Field(ge=0)
+    column: int = Field(ge=0)
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+
+
+class ErrorPattern(Section):
+    """What one fault did to one tile.
+
+    Attributes:
+        fault: its name in the campaign. control: it changed schedule, addresses or data movement,
+            so that the tile does not hold all of its effect; such patterns are never replayed.
+        bits: width of a result: 8, 16 (integers), 16 for FP16.
+        elements: (row, column) within the tile of each wrong result.
+        xor: inverted bits of each; or delta: difference of each (integers only, clamped).
+    """
+
+    fault: str = Field(min_length=1)
+    engine: Engine
+    op: Op
+    tile: Tile
+    bits: Literal[8, 16]
+    elements: list[tuple[int, int]] = []
+    xor: list[int] | None = None
+    delta: list[int] | None = None
+    control: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.control:
+            return self
+        if (self.xor is None) == (self.delta is None):
+            raise key_problem("xor", "give either xor or delta")
+        if self.delta is not None and self.engine != "npu":
+            raise key_problem("delta", f"has no meaning for FP16 of {self.engine}; give xor")
+        numbers = self.xor if self.xor is not None else self.delta or []
+        if not self.elements or len(numbers) != len(self.elements):
+            raise key_problem(
+                "elements", f"are {len(self.elements)} for {len(numbers)} numbers; expected as many"
+            )
+        if len(set(self.elements)) < len(self.elements):
+            raise key_problem("elements", "name a result twice")
+        for row, column in self.elements:
+            if not (0 <= row < self.tile.rows and 0 <= column < self.tile.columns):
+                raise key_problem("elements", f"[{row}, {column}] lies outside of the tile")
+        if self.xor is not None and not all(0 < x < 1 << self.bits for x in self.xor):
+            raise key_problem("xor", f"has masks outside of 1 to {(1 << self.bits) - 1}")
+        return self
+
+    @property
+    def top_bit(self) -> int:
+        """Highest inverted bit; of a difference: that of the largest magnitude."""
+        numbers = self.xor if self.xor is not None else [abs(d) for d in self.delta or []]
+        return max(max(numbers).bit_length() - 1, 0)
+
+    def apply(self, result: NDArray, row: int, column: int) -> NDArray:
+        """A copy of integers [rows, columns] with the pattern's tile at (`row`, `column`).
+
+        FP16 results are given and returned as their bits.
+        """
+        found = result.copy()
+        where = np.array(self.elements).T + np.array([[row], [column]])
+        old = found[where[0], where[1]].astype(np.int64)
+        half = 1 << (self.bits - 1)
+        if self.delta is not None:
+            new = np.clip(old + np.array(self.delta), -half, half - 1)
+        else:
+            new = (old & 2 * half - 1) ^ np.array(self.xor)
+            if np.issubdtype(found.dtype, np.signedinteger):
+                new = (new + half) % (2 * half) - half
+        found[where[0], where[1]] = new.astype(found.dtype)
+        return found
+
+
+def difference(
+    fault: str, engine: Engine, op: Op, tile: Tile, golden: NDArray, faulty: NDArray, bits: int
+) -> ErrorPattern | None:
+    """Pattern of a tile from results without and with the fault; None where they are equal.
+
+    golden, faulty: [tile rows, tile columns], integers of `bits` or the bits of FP16.
+    """
+    mask = (golden.astype(np.int64) ^ faulty.astype(np.int64)) & ((1 << bits) - 1)
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return None
+    return ErrorPattern(
+        fault=fault, engine=engine, op=op, tile=tile, bits=bits,
+        elements=list(zip(rows.tolist(), columns.tolist(), strict=True)),
+        xor=mask[rows, columns].tolist(),
+    )  # fmt: skip
+
+
+def write_patterns(path: Path, patterns: Iterable[ErrorPattern]) -> None:
+    """One line per pattern."""
+    lines = [p.model_dump_json(exclude_defaults=True) + "\n" for p in patterns]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_patterns(path: Path) -> list[ErrorPattern]:
+    """Read a file of patterns. ConfigError with file, line and key."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"patterns {path}: {error}; expected a text file with one JSON object a line"
+        ) from error
+    found = [_parse(f"{path}:{i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise ConfigError(f"patterns {path}: holds none; record some, or give another file")
+    return found
+
+
+def _parse(where: str, line: str) -> ErrorPattern:
+    try:
+        return ErrorPattern.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, [*problem["loc"], problem.get("ctx", {}).get("key", "")]))
+        raise ConfigError(
+            f"{where}: {key.strip('.') or 'line'}: {problem['msg']}; expected an error pattern "
+            f"with the keys {', '.join(ErrorPattern.model_fields)}"
+        ) from error
