@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bankside.cache import cache_entry, content_hash, file_hash
+from bankside.fault_injection.protect.netlist import FLOPS, Module, integer
 from bankside.fault_injection.protect.plan import Plan, Use, read_plan
 from bankside.fault_injection.protect.rebuild import rebuild
 from bankside.fault_injection.yosys import run_script, yosys_version
@@ -103,18 +105,10 @@ def _make(design: dict[str, Any], top: str, plan: dict[str, tuple[Use, ...]], fo
 def write_verilog(design: dict[str, Any], top: str, output: Path) -> None:
     """Verilog of a JSON netlist, written as `to_verilog` does it. `design` is not changed."""
     source = output.with_suffix(".source.json")
-    zeroed = set()
-    modules = {}
-    for name, module in design["modules"].items():
-        cells = {}
-        for cell_name, cell in module["cells"].items():
-            if cell["type"] == "$mem_v2" and "1" not in cell["parameters"]["INIT"]:
-                parameters = cell["parameters"]
-                zeroed.add((name, parameters["MEMID"].removeprefix("\\")))
-                unset = "x" * len(parameters["INIT"])
-                cell = {**cell, "parameters": {**parameters, "INIT": unset}}
-            cells[cell_name] = cell
-        modules[name] = {**module, "cells": cells}
+    modules = copy.deepcopy(design["modules"])
+    zeroed = {(name, memory) for name, data in modules.items() for memory in _without_zeros(data)}
+    for name, data in modules.items():
+        _registers_apart(Module(name, data))
     source.write_text(json.dumps({**design, "modules": modules}))
     commands = [
         f"read_json {source}",
@@ -124,3 +118,45 @@ def write_verilog(design: dict[str, Any], top: str, output: Path) -> None:
     run_script(commands, f"write the Verilog of {top!r}", [output])
     source.unlink()
     output.write_text(_plain_names(_with_zero_loops(output.read_text(), zeroed)))
+
+
+def _without_zeros(data: dict[str, Any]) -> Iterator[str]:
+    """Drop all-zero contents of memories, one line of text per word, and yield their names."""
+    for cell in data["cells"].values():
+        parameters = cell["parameters"]
+        if cell["type"] == "$mem_v2" and "1" not in parameters["INIT"]:
+            parameters["INIT"] = "x" * len(parameters["INIT"])
+            yield parameters["MEMID"].removeprefix("\\")
+
+
+def _registers_apart(module: Module) -> None:
+    """Let a register that is several output ports, or a part of one, keep a name of its own.
+
+    Ports come first when Yosys looks for the name of a net, and where none fits it invents one.
+    """
+    ports = {bit for port in module.ports.values() for bit in port["bits"]}
+    for cell, key, span in list(_held(module)):
+        bits = cell["connections"][key][span]
+        name = module.name(bits)
+        named = name is None or any(other in module.ports for other in module.names(bits))
+        if named or ports.isdisjoint(bits):
+            continue
+        initial = module.initial(bits)
+        module.forget_initial(bits)
+        module.release(name)
+        own = module.wire(len(bits), name, None if set(initial) == {"x"} else initial)
+        cell["connections"][key][span] = own
+        sizes = {"A_SIGNED": 0, "A_WIDTH": len(bits), "Y_WIDTH": len(bits)}
+        module.cell("$pos", {"A": own, "Y": bits}, sizes)
+
+
+def _held(module: Module) -> Iterator[tuple[dict[str, Any], str, slice]]:
+    """(cell, connection, bits of it) of every register, those of clocked read ports included."""
+    for cell in module.cells.values():
+        if cell["type"] in FLOPS:
+            yield cell, "Q", slice(None)
+        elif cell["type"] == "$mem_v2":
+            width = integer(cell["parameters"]["WIDTH"])
+            for port, clocked in enumerate(reversed(cell["parameters"]["RD_CLK_ENABLE"])):
+                if clocked == "1":
+                    yield cell, "RD_DATA", slice(port * width, (port + 1) * width)

@@ -190,8 +190,11 @@ class Module:
         return twin
 
     def _hidden(self) -> str:
-        self._count += 1
-        return f"$protect${self._count}"
+        while True:
+            self._count += 1
+            name = f"$protect${self._count}"
+            if name not in self.cells and name not in self.wires:
+                return name
 
     def _unary(self, kind: str, a: Sequence[Bit], width: int) -> list[Bit]:
         y = self.wire(width)
