@@ -90,9 +90,7 @@ def add(
     return finish(mbqm(wrap32(left + sign * right), *scales.o, rounding), output)
 
 
-def mul(
-    a: ArrayLike, b: ArrayLike, scale: tuple[int, int], output: Output, rounding: int
-) -> I64:
+def mul(a: ArrayLike, b: ArrayLike, scale: tuple[int, int], output: Output, rounding: int) -> I64:
     """ELEMENTWISE mul."""
     return finish(mbqm(wrap32(_int(a) * _int(b)), *scale, rounding), output)
 
@@ -111,10 +109,19 @@ def one_over_one_plus_x(a: ArrayLike) -> I64:
     return _saturate(x << 1)
 
 
-def softmax(x: ArrayLike, table: ArrayLike, output: Output) -> I64:
-    """SOFTMAX over the last axis of int8 values."""
+def softmax(
+    x: ArrayLike, table: ArrayLike, output: Output, exists: NDArray[np.bool_] | None = None
+) -> I64:
+    """SOFTMAX over the last axis of int8 values.
+
+    exists: values that take part (all); at least one a row. Results of the others mean nothing.
+    """
     x, table = _int(x), _int(table)
-    e = table[x.max(axis=-1, keepdims=True) - x]
+    if exists is None:
+        e = table[x.max(axis=-1, keepdims=True) - x]
+    else:
+        top = np.where(exists, x, x.min()).max(axis=-1, keepdims=True)
+        e = np.where(exists, table[np.maximum(top - x, 0)], 0)
     total = rdbpot(e, ref.ACCUMULATION_BITS).sum(axis=-1, keepdims=True) & 0xFFFFFFFF
     headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)
     r = one_over_one_plus_x(wrap32((total << np.minimum(headroom, 31)) - (1 << 31)))

@@ -77,10 +77,9 @@ def rotate(x: I64, cosines: I64, sines: I64) -> I64:
 def _attend(q: I64, k: I64, v: I64, part: QuantAttention) -> I64:
     """Causal attention of one head; q, k, v [tokens, head_dim]."""
     scores = num.requantise(product(q, k), 0, *part.score, _output(part.score_out), ROUNDING)
-    chance = np.zeros_like(scores)
-    for t, row in enumerate(scores):
-        made = num.softmax(row[: t + 1], part.table, _output(PROBABILITY))
-        chance[t, : t + 1] = made - PROBABILITY.zero
+    past = np.tri(len(scores), dtype=bool)
+    made = num.softmax(scores, part.table, _output(PROBABILITY), past)
+    chance = np.where(past, made - PROBABILITY.zero, 0)
     acc = product(chance, v.T)
     return num.requantise(acc, 0, *part.context, _output(part.context_out), ROUNDING)
 
