@@ -132,14 +132,16 @@ def _without_zeros(data: dict[str, Any]) -> Iterator[str]:
 def _registers_apart(module: Module) -> None:
     """Let a register that is several output ports, or a part of one, keep a name of its own.
 
-    Ports come first when Yosys looks for the name of a net, and where none fits it invents one.
+    Yosys takes the name of a net from the first port that has it, then from other nets.
     """
-    ports = {bit for port in module.ports.values() for bit in port["bits"]}
+    shared = {bit for port in module.ports.values() for bit in port["bits"]}
+    first: dict[str, Any] = {}
     for cell, key, span in list(_held(module)):
         bits = cell["connections"][key][span]
         name = module.name(bits)
-        named = name is None or any(other in module.ports for other in module.names(bits))
-        if named or ports.isdisjoint(bits):
+        ports = [other for other in module.names(bits) if other in module.ports]
+        first |= {port: module.ports[port] for port in ports[:1]}
+        if name is None or ports or shared.isdisjoint(bits):
             continue
         initial = module.initial(bits)
         module.forget_initial(bits)
@@ -148,6 +150,7 @@ def _registers_apart(module: Module) -> None:
         cell["connections"][key][span] = own
         sizes = {"A_SIGNED": 0, "A_WIDTH": len(bits), "Y_WIDTH": len(bits)}
         module.cell("$pos", {"A": own, "Y": bits}, sizes)
+    module.data["ports"] = {**first, **module.ports}
 
 
 def _held(module: Module) -> Iterator[tuple[dict[str, Any], str, slice]]:

@@ -14,6 +14,7 @@ from bankside.sim.faults import Action, default_limit
 from bankside.sim.golden.array import ArrayGolden
 from bankside.sim.rtl import array
 from bankside.sim.rtl.referee import Referee
+from bankside.sim.rtl.state import StateMap
 from bankside.sim.rtl.tops import top_of
 from bankside.sim.timing.array import ArrayTiming
 
@@ -62,12 +63,28 @@ def test_upsets_in_a_running_machine(netlist):
     outcomes = referee.run(work, faults, limit=default_limit(int(golden["cycles"])))
     for name in ("output", "state", "counters", "corrected"):
         assert outcomes[name].all(), (name, [faults[i] for i in np.flatnonzero(~outcomes[name])])
-    assert (outcomes["first"] == -1).all() and not outcomes["detected"].any()
+    assert (outcomes["cycles"] == golden["cycles"]).all() and not outcomes["detected"].any()
     coded = _sites(referee, netlist, "secded")
     faults = [_flip(rng, coded, golden) for _ in range(SAMPLE)]
     outcomes = referee.run(work, faults)
-    assert outcomes["output"].all() and (outcomes["first"] == -1).all()
+    assert outcomes["output"].all() and (outcomes["cycles"] == golden["cycles"]).all()
     assert not outcomes["detected"].any() and outcomes["corrected"].any()
+
+
+@pytest.mark.parametrize("plan", [{"": ["tmr", "secded"]}, {"": "parity"}], ids=["tmr", "parity"])
+@pytest.mark.parametrize("name", ["array_4x4", "npu_u55_32", "pim_tiny_ddr4"])
+def test_all_state_of_every_engine(name, plan):
+    """Netlist and Verilog agree on every register and memory; what is new is listed as new."""
+    component, top = top_of(load_machine(name))
+    source = to_json(component, top)
+    bare, netlist = protected(source, top, {}), protected(source, top, plan)
+    before, after = (
+        {v.path: (v.kind, v.width, v.depth) for v in StateMap(n.json, n.verilog).variables()}
+        for n in (bare, netlist)
+    )
+    assert len(before) > 300
+    assert all(after[netlist.site(path)] == found for path, found in before.items())
+    assert set(after) - {netlist.site(path) for path in before} == set(netlist.added)
 
 
 def _sites(referee: Referee, netlist, mechanism: str) -> list:
