@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def _cells(
                 share = row[key]
                 values.append(100 * share["share"])
                 below = share["below"]
-                labels.append(f"{values[-1]:.0f}" if below is None else f"<{100 * below:.0f}")
+                labels.append(
+                    f"{values[-1]:.0f}" if below is None else f"<{math.ceil(100 * below)}"
+                )
             else:
                 values.append(row[key]["mean"] or 0.0)
                 labels.append(f"{values[-1]:.0e}" if values[-1] else "0")
@@ -169,6 +172,7 @@ def scheme_bars(result: Mapping) -> str:
                 left += size
             axes.set_title(f"{model} (n = {grid[model, schemes[0]]['faults']})", fontsize=10.5)
             axes.set_xlim(0, 100)
+            axes.set_xticks([0, 50])
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(schemes)), list(reversed(schemes)))
         figure.supxlabel("% of faults; what is left of 100 % reads right", fontsize=10.5)
