@@ -14,7 +14,6 @@ from typing import Any, Self
 from bankside.errors import BanksideError
 from bankside.mapping.explore.evaluate import Outcome
 
-_SCHEMA = 1
 _TABLE = """
 CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY,      -- Space.key
@@ -26,8 +25,18 @@ CREATE TABLE IF NOT EXISTS results (
 """
 
 
-class Store:
-    """File of results; several processes may use it at once. Raises BanksideError if it is none."""
+class ResultFile:
+    """SQLite file of results; several processes may use it at once.
+
+    Attributes:
+        SCHEMA: version of the tables. TABLES: statements that make them.
+
+    Raises:
+        BanksideError: the file is none of these.
+    """
+
+    SCHEMA = 1
+    TABLES: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,17 +53,26 @@ class Store:
         """Write-ahead log: a reader never waits, a killed writer leaves nothing half done."""
         self._db.execute("PRAGMA journal_mode=WAL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _SCHEMA):
-            raise sqlite3.DatabaseError(f"written by another version ({version}, not {_SCHEMA})")
+        if version not in (0, self.SCHEMA):
+            raise sqlite3.DatabaseError(
+                f"written by another version ({version}, not {self.SCHEMA})"
+            )
         with self._db:
-            self._db.execute(_TABLE)
-            self._db.execute(f"PRAGMA user_version={_SCHEMA}")
+            for table in self.TABLES:
+                self._db.execute(table)
+            self._db.execute(f"PRAGMA user_version={self.SCHEMA}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
+
+
+class Store(ResultFile):
+    """Results of points."""
+
+    TABLES = (_TABLE,)
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM results").fetchone()[0])

@@ -37,6 +37,11 @@ for _name, _target, _summary in (
         "bankside.mapping.explore.cli:command",
         "Search a space of machines and mappings.",
     ),
+    (
+        "inject",
+        "bankside.fault_injection.cli:command",
+        "Inject soft errors: outcomes by block, protection, safety metrics.",
+    ),
     ("asm", "bankside.isa.asm_cli:asm", "Assemble a program."),
     ("disasm", "bankside.isa.asm_cli:disasm", "Print a program as text."),
     ("dram", "bankside.sim.dram_cli:command", "Check DRAM command streams; run a host memory."),
