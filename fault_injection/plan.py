@@ -183,7 +183,8 @@ class _Solver:
         if status != cp_model.OPTIMAL:
             raise ToolError(
                 f"plan of {len(self.take)} candidates: CP-SAT ended as "
-                f"{solver.status_name(status)} after {seconds:g} s, expected a proven optimum; allow more seconds"
+                f"{solver.status_name(status)} after {seconds:g} s, "
+                "expected a proven optimum; allow more seconds"
             )
         return [row for row, take in enumerate(self.take) if solver.value(take)]
 
