@@ -31,7 +31,13 @@ from bankside.fault_injection.llm.forced import corruption
 from bankside.fault_injection.llm.metrics import bits_per_token, effect
 from bankside.fault_injection.llm.placement import Placement
 from bankside.fault_injection.llm.tables import summary
-from bankside.fault_injection.llm.windows import HELD_OUT, Window, check_windows, text_windows
+from bankside.fault_injection.llm.windows import (
+    HELD_OUT,
+    Window,
+    check_length,
+    check_windows,
+    text_windows,
+)
 from bankside.isa.machine import Machine
 from bankside.mapping.llm.loader import find_model, load_model
 from bankside.mapping.lower_pim import KvLayout, Shape
@@ -210,6 +216,7 @@ class _Experiment:
         self.model = load_model(find_model(_beside(base, config.model)))
         self.machine = Machine.of(PimHardware.load(_beside(base, config.machine)))
         length = config.prompt_tokens + config.new_tokens
+        check_length(self.model, length)
         if config.tokens is not None:
             texts = config.tokens
         else:

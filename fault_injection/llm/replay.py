@@ -23,7 +23,13 @@ from bankside.fault_injection.llm.forced import Forced
 from bankside.fault_injection.llm.metrics import bits_per_token, effect
 from bankside.fault_injection.llm.patterns import ErrorPattern, read_patterns
 from bankside.fault_injection.llm.tables import replay_summary
-from bankside.fault_injection.llm.windows import HELD_OUT, Window, check_windows, text_windows
+from bankside.fault_injection.llm.windows import (
+    HELD_OUT,
+    Window,
+    check_length,
+    check_windows,
+    text_windows,
+)
 from bankside.isa.machine import Machine
 from bankside.mapping.llm import quantise_np
 from bankside.mapping.llm.loader import SHIPPED, find_model, load_model
@@ -216,6 +222,7 @@ class _Replay:
         self.config, self.base = config, base
         self.model: Model = load_model(find_model(self._beside(config.model)))
         length = config.prompt_tokens + config.new_tokens
+        check_length(self.model, length)
         path = HELD_OUT if config.text is None else base / config.text
         self.texts = config.tokens or text_windows(path, config.windows, length)
         check_windows(self.model, self.texts, length)

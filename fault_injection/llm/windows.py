@@ -35,13 +35,17 @@ def text_windows(path: Path, count: int, length: int) -> list[list[int]]:
     return [list(text[i * stride : i * stride + length]) for i in range(count)]
 
 
-def check_windows(model: Model, windows: Sequence[Sequence[int]], length: int) -> None:
-    """Every window has `length` tokens of the model, all within its context."""
+def check_length(model: Model, length: int) -> None:
+    """A window of `length` tokens is within the model's context."""
     if length > model.context:
         raise ConfigError(
             f"prompt and new tokens are {length} tokens, the context of the model is "
             f"{model.context}; use fewer"
         )
+
+
+def check_windows(model: Model, windows: Sequence[Sequence[int]], length: int) -> None:
+    """Every window has `length` tokens of the model."""
     for number, window in enumerate(windows):
         if len(window) < length:
             raise ConfigError(
