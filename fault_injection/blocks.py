@@ -109,8 +109,8 @@ class BlockResult:
         for outcome in {name for stratum in self.strata for name in stratum.counts}:
             if outcome not in CLASSES:
                 raise ConfigError(
-                    f"{self.block}: unknown class {outcome!r}{nearest(outcome, list(CLASSES))}; "
-                    f"classes: {', '.join(CLASSES)}"
+                    f"{self.block}: unknown class {outcome!r}"
+                    f"{nearest(outcome, map(str, CLASSES))}; classes: {', '.join(CLASSES)}"
                 )
 
     @cached_property
