@@ -225,7 +225,7 @@ def _refereed(found: Found, store: CampaignStore, on_done: OnDone) -> tuple[list
     batches = [sample[at : at + _REFEREE_BATCH] for at in range(0, len(sample), _REFEREE_BATCH)]
     for number, ids in enumerate(batches):
         if number not in done:
-            referee = referee or _make_referee(campaign)
+            referee = referee or _make_referee(campaign, _nets(found, sample))
             outcomes = _repeat(referee, [found.faults[i] for i in ids])
             texts = [found.faults[i].to_json() for i in ids]
             store.put(REFEREE, number, ids, texts, outcomes)
@@ -240,17 +240,21 @@ def _refereed(found: Found, store: CampaignStore, on_done: OnDone) -> tuple[list
 
 
 def _sample(found: Found, wanted: int) -> list[int]:
-    """Ids of a random sample of what the referee can do."""
-    able = [i for i, fault in enumerate(found.faults)
-            if found.prepared.sites[fault.site].kind != "net"]  # fmt: skip
+    """Ids of a random sample."""
     seed = found.prepared.campaign.description.sampling.seed
     random = np.random.default_rng([seed, REFEREE])
-    count = min(wanted, len(able))
-    return sorted(int(able[i]) for i in random.choice(len(able), count, replace=False))
+    count = min(wanted, len(found.faults))
+    return sorted(random.choice(len(found.faults), count, replace=False).tolist())
 
 
-def _make_referee(campaign: Campaign) -> FaultExecutor:
-    referee = campaign.target.referee()
+def _nets(found: Found, sample: Sequence[int]) -> list[str]:
+    """Nets that the sample forces."""
+    paths = {found.faults[i].site for i in sample}
+    return sorted(p for p in paths if found.prepared.sites[p].kind == "net")
+
+
+def _make_referee(campaign: Campaign, nets: Sequence[str]) -> FaultExecutor:
+    referee = campaign.target.referee(nets)
     if referee is None:
         raise ConfigError(
             "referee.sample: the target has no referee; give it one, or write sample: 0 to report "

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bankside.cli_support import common_options, emit, finish, progress
-from bankside.errors import ConfigError
+from bankside.errors import BanksideError, ConfigError
 
 _ROWS = 40
 
@@ -76,28 +76,50 @@ def _kind(file: Path) -> str:
 def _campaign(
     campaign: Any, store: Path | None, workers: int, dask: str | None, out: Path | None
 ) -> dict[str, Any]:
-    from bankside.fault_injection.campaign import inject, prepare, store_path
-    from bankside.fault_injection.result import result_of
-    from bankside.fault_injection.store import CampaignStore
+    from bankside.fault_injection.campaign import prepare
+    from bankside.fault_injection.metrics import check_rates
+    from bankside.fault_injection.planning import planned
+    from bankside.fault_injection.result import assessment_of, result_of
     from bankside.mapping.explore import workers as places
 
-    prepared = prepare(campaign)
-    path = store or store_path(campaign)
-    description = campaign.description.model_dump(mode="json")
     where = places.dask(dask) if dask else places.local(workers)
-    total = prepared.most + campaign.description.referee.sample
-    with (
-        CampaignStore(path, campaign.key, description) as kept,
-        where as chosen,
-        progress("injecting", total) as step,
-    ):
-        found, mismatches, repeated = inject(prepared, kept, chosen, step)
-    result = result_of(found, mismatches, repeated)
+    check_rates(prepare(campaign))
+    with where as chosen:
+        found, mismatches, repeated = _injected(campaign, store, chosen)
+        result = result_of(found, mismatches, repeated)
+        if campaign.description.plan is not None and not mismatches:
+
+            def run(other: Any, name: str) -> Any:
+                path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
+                inside, wrong, _ = _injected(other, path, chosen)
+                if wrong:
+                    raise BanksideError(
+                        f"{name}: {len(wrong)} faults end differently on the referee, such as "
+                        f"{wrong[0].fault}; nothing is reported"
+                    )
+                return inside
+
+            result["plan"] = planned(found, run)
     if out is not None and not mismatches:
         from bankside.fault_injection.report import write
 
-        result["files"] = write(result, out)
+        result["files"] = write(result, assessment_of(found), out)
     return result
+
+
+def _injected(campaign: Any, store: Path | None, workers: Any) -> tuple[Any, list[Any], int]:
+    """Run, or continue, one campaign in its store."""
+    from bankside.fault_injection.campaign import inject, prepare, store_path
+    from bankside.fault_injection.store import CampaignStore
+
+    prepared = prepare(campaign)
+    description = campaign.description.model_dump(mode="json")
+    total = prepared.most + campaign.description.referee.sample
+    with (
+        CampaignStore(store or store_path(campaign), campaign.key, description) as kept,
+        progress(f"injecting into {campaign.name}", total) as step,
+    ):
+        return inject(prepared, kept, workers, step)
 
 
 def _language_model(kind: str, file: Path, as_json: bool, out: Path | None) -> None:

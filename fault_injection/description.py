@@ -14,53 +14,18 @@ from bankside.errors import ConfigError
 from bankside.fault_injection.execution import FunctionTarget, MachineTarget, Target
 from bankside.fault_injection.models.base import FaultModel, Options
 from bankside.fault_injection.models.models import FAULT_MODELS
+from bankside.fault_injection.options import (
+    PlanOptions,
+    RefereeOptions,
+    SafetyOptions,
+    Sampling,
+)
 from bankside.fault_injection.sites import Grouping
 from bankside.isa.machines import load_machine
 from bankside.schema import Section, key_problem, validate
 from bankside.strict_yaml import Locations, load_yaml
 
-__all__ = ["Campaign", "CampaignDescription", "RefereeOptions", "Sampling", "load_campaign"]
-
-
-class Sampling(Section):
-    """How many faults, and which.
-
-    Attributes:
-        faults: of each model, exhaustive strata included; most of it goes where the AVF is least
-            certain (Neyman).
-        pilot: of every stratum, before that is known, and at least.
-        exhaustive: strata of so many faults or fewer are tried completely.
-        phases: number of equal windows of the run, or name -> first cycle.
-        batch: faults that are written, or redone, together.
-        level: of the intervals.
-    """
-
-    faults: int = Field(default=2000, ge=1, le=100_000_000)
-    pilot: int = Field(default=200, ge=1)
-    exhaustive: int = Field(default=500, ge=0)
-    phases: int | dict[str, int] = 2
-    seed: int = Field(default=1, ge=0)
-    batch: int = Field(default=512, ge=1, le=100_000)
-    level: float = Field(default=0.95, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if isinstance(self.phases, int) and self.phases < 1:
-            raise key_problem("phases", f"is {self.phases}; expected at least 1")
-        if self.faults < self.pilot:
-            raise key_problem("faults", f"is {self.faults}, less than the pilot of one stratum "
-                              f"({self.pilot})")  # fmt: skip
-        return self
-
-
-class RefereeOptions(Section):
-    """The check of a campaign.
-
-    Attributes:
-        sample: faults that the Verilated referee repeats; 0 only for designs without one.
-    """
-
-    sample: int = Field(default=200, ge=0)
+__all__ = ["Campaign", "CampaignDescription", "load_campaign"]
 
 
 class CampaignDescription(Section):
@@ -85,8 +50,8 @@ class CampaignDescription(Section):
     sampling: Sampling = Sampling()
     referee: RefereeOptions = RefereeOptions()
     protection: dict[str, Any] | None = None
-    safety: dict[str, Any] | None = None
-    plan: dict[str, Any] | None = None
+    safety: SafetyOptions | None = None
+    plan: PlanOptions | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

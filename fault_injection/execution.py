@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from bankside.fault_injection.models.models import FAULT_MODELS
 from bankside.isa.program import Program
 from bankside.sim.faults import Action, Site
 
-__all__ = ["FaultExecutor", "FunctionTarget", "GoldenRun", "MachineTarget", "Target", "Task",
-           "actions_of"]  # fmt: skip
+if TYPE_CHECKING:
+    from bankside.fault_injection.protect.build import Netlist
+
+__all__ = ["FaultExecutor", "FunctionTarget", "GoldenRun", "MachineTarget", "RefereeExecutor",
+           "Target", "Task", "actions_of", "executor_of"]  # fmt: skip
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: What outcomes depend on besides the design.
@@ -66,8 +69,8 @@ class Target(Protocol):
 
     def executor(self) -> FaultExecutor: ...
 
-    def referee(self) -> FaultExecutor | None:
-        """Somebody else with the same answers; None: there is nobody."""
+    def referee(self, nets: Sequence[str] = ()) -> FaultExecutor | None:
+        """Somebody else with the same answers, who can force `nets`; None: there is nobody."""
         ...
 
 
@@ -80,22 +83,27 @@ class _Golden:
         return int(self.outcome["cycles"])
 
 
-class _Referee:
-    """The Verilated referee as an executor. checkpoints: from which its runs start."""
+class RefereeExecutor:
+    """The Verilated referee as an executor.
+
+    Args:
+        design: (netlist, Verilog) of a protected design. checkpoints: from which its runs start.
+        nets: that faults force.
+    """
 
     def __init__(
-        self, machine: Any, program: Program, design: tuple[Path, Path] | None, checkpoints: int
-    ) -> None:
+        self, machine: Any, program: Program, design: tuple[Path, Path] | None = None,
+        checkpoints: int = 0, nets: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         from bankside.sim.rtl.referee import Referee
 
-        self._referee, self._program, self._checkpoints = (
-            Referee(machine, design=design), program, checkpoints,
-        )  # fmt: skip
-        self.sites: Mapping[str, Site] = self._referee.sites
-        self.golden = _Golden(self._referee.golden(program))
+        self.model = Referee(machine, design=design, nets=nets)
+        self._program, self._checkpoints = program, checkpoints
+        self.sites: Mapping[str, Site] = self.model.sites
+        self.golden = _Golden(self.model.golden(program))
 
     def run(self, faults: Sequence[Sequence[Action]]) -> NDArray[np.void]:
-        return self._referee.run(self._program, faults, checkpoints=self._checkpoints)
+        return self.model.run(self._program, faults, checkpoints=self._checkpoints)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,27 +130,33 @@ class MachineTarget:
              "protection": dict(self.protection or {}), "code": _code()}
         )  # fmt: skip
 
-    def design(self) -> tuple[Path, Path] | None:
-        """(netlist, Verilog) of the protected design; None: it has no protection."""
+    def protected(self) -> Netlist | None:
+        """The protected design; None: it has no protection."""
         if not self.protection:
             return None
         from bankside.fault_injection.protect.build import protected
         from bankside.sim.rtl.tops import top_of
 
-        made = protected(*top_of(self.machine), self.protection)
-        return made.json, made.verilog
+        return protected(*top_of(self.machine), self.protection)
+
+    def covered(self) -> Mapping[str, str]:
+        """Path of a register, memory or instance -> its mechanism."""
+        made = self.protected()
+        return made.covered if made else {}
 
     def executor(self) -> FaultExecutor:
         from bankside.sim.lanes.engine import LaneFaults
 
-        design = self.design()
+        made = self.protected()
         return LaneFaults(
-            self.machine, self.program, netlist=design[0] if design else None, lanes=self.lanes,
+            self.machine, self.program, netlist=made.json if made else None, lanes=self.lanes,
             nets=self.nets,
         )  # fmt: skip
 
-    def referee(self) -> FaultExecutor | None:
-        return _Referee(self.machine, self.program, self.design(), self.checkpoints)
+    def referee(self, nets: Sequence[str] = ()) -> FaultExecutor | None:
+        made = self.protected()
+        design = (made.json, made.verilog) if made else None
+        return RefereeExecutor(self.machine, self.program, design, self.checkpoints, nets)
 
 
 @dataclass(frozen=True)
@@ -176,7 +190,7 @@ class FunctionTarget:
     def executor(self) -> FaultExecutor:
         return self._made()[0]
 
-    def referee(self) -> FaultExecutor | None:
+    def referee(self, nets: Sequence[str] = ()) -> FaultExecutor | None:
         return self._made()[1]
 
 

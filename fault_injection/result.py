@@ -6,10 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from bankside.fault_injection.campaign import Found, Mismatch
+from bankside.fault_injection.execution import MachineTarget
+from bankside.fault_injection.metrics import COUNTED, assessed, block_results, metric_rows
+from bankside.fault_injection.safety import Assessment
 from bankside.fault_injection.table import tables
 from bankside.provenance import collect
 
-__all__ = ["result_of"]
+__all__ = ["assessment_of", "result_of"]
+
+
+def assessment_of(found: Found) -> Assessment | None:
+    """Metrics of the campaign's own design; None: none were asked for."""
+    if found.prepared.campaign.description.safety is None:
+        return None
+    target = found.prepared.campaign.target
+    covered = target.covered() if isinstance(target, MachineTarget) else {}
+    return assessed(found, block_results(found, covered))
 
 
 def result_of(found: Found, mismatches: Sequence[Mismatch], repeated: int) -> dict[str, Any]:
@@ -32,4 +44,10 @@ def result_of(found: Found, mismatches: Sequence[Mismatch], repeated: int) -> di
         "blocks": [],
         "provenance": collect(config_hash=campaign.key, seed=what.sampling.seed),
     }
-    return head if mismatches else head | tables(found)
+    if mismatches:
+        return head
+    not_counted = [model.name for model, _ in campaign.models if model.name not in COUNTED]
+    return head | tables(found) | {
+        "verdicts": metric_rows(assessment_of(found)),
+        "not_in_metrics": not_counted,
+    }  # fmt: skip

@@ -28,6 +28,8 @@ Role = Literal["data", "control", "configuration"]
 ROLES: tuple[Role, ...] = get_args(Role)
 #: Group of what lies in no instance, and of the main memory.
 TOP, MEMORY = "top", "main memory"
+#: Name of the copy that protection puts beside an instance: the same block.
+_COPY = "__dwc"
 
 # Instances and registers that hold what the host or the program has set.
 _CONFIGURATION = re.compile(
@@ -111,7 +113,8 @@ def grouped(sites: Mapping[str, Site], grouping: Grouping) -> dict[str, Site]:
 def _block(site: Site, depth: int) -> str:
     if site.kind == "store":
         return MEMORY
-    return ".".join(site.path.split(".")[:-1][:depth]) or TOP
+    parts = [part.removesuffix(_COPY) for part in site.path.split(".")[:-1]]
+    return ".".join(parts[:depth]) or TOP
 
 
 def role_of(site: Site, grouping: Grouping = DEFAULT) -> Role:
