@@ -37,8 +37,8 @@ def pattern(**changes) -> ErrorPattern:
 
 @cache
 def quantised() -> QuantGpt:
-    text = (SHIPPED / "text_kjv" / "calibration.txt").read_bytes()[:512]
-    return prepared(load_model(find_model("gpt_mha")), [list(text[:256]), list(text[256:])])
+    text = (SHIPPED / "text_kjv" / "calibration.txt").read_bytes()[:128]
+    return prepared(load_model(find_model("gpt_mha")), [list(text)])
 
 
 @cache
@@ -178,7 +178,9 @@ def test_files_that_hold_no_pattern(tmp_path: Path) -> None:
 
 def description(tmp_path: Path, patterns: list[ErrorPattern], **changes) -> LlmReplay:
     write_patterns(tmp_path / "p.jsonl", patterns)
-    base = {"kind": "llm_replay", "patterns": "p.jsonl",
+    text = (SHIPPED / "text_kjv" / "calibration.txt").read_bytes()
+    (tmp_path / "calibration.txt").write_bytes(text[:256])
+    base = {"kind": "llm_replay", "patterns": "p.jsonl", "calibration": "calibration.txt",
             "represented": {"share": 0.62, "source": "campaign 7"},
             "windows": 2, "prompt_tokens": PROMPT, "new_tokens": 5, "placements": 4,
             "draws": 100}  # fmt: skip
