@@ -1,12 +1,10 @@
-"""Descriptions are found by their kind, and files in them beside them."""
+"""From description files: what they name is looked for beside them."""
 
 from pathlib import Path
 
-import pytest
 import yaml
 
-from bankside.errors import ConfigError
-from bankside.fault_injection.llm.experiments import EXPERIMENTS
+from bankside.fault_injection.llm import kv_cache, replay
 from bankside.fault_injection.llm.patterns import ErrorPattern, Tile, write_patterns
 from bankside.mapping.llm.loader import SHIPPED
 
@@ -26,7 +24,7 @@ def test_kv_cache(tmp_path: Path) -> None:
         schemes=[{"name": "banks", "attention": "banks"}],
     )  # fmt: skip
     seen = []
-    found = EXPERIMENTS.get("llm_kv_cache")(path, False, lambda *at: seen.append(at))
+    found = kv_cache.run(kv_cache.load(path), base=tmp_path, on_fault=lambda *at: seen.append(at))
     assert found["faults"] == 32 and seen[-1] == (32, 32) and len(seen) == 32
 
 
@@ -40,10 +38,5 @@ def test_replay(tmp_path: Path) -> None:
         tmp_path, kind="llm_replay", patterns="p.jsonl", prompt_tokens=20,
         represented={"share": 1.0, "source": "one pattern of a test"},
     )  # fmt: skip
-    found = EXPERIMENTS.get("llm_replay")(path, True, None)
+    found = replay.run(replay.load(path), base=tmp_path, quick=True)
     assert found["replays"] == 2 and found["engines"]["pim"]["any_flip"]["n"] == 2
-
-
-def test_unknown_kinds_are_answered_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'llm_kv_cache'.*llm_replay"):
-        EXPERIMENTS.get("llm_kv_cach")
