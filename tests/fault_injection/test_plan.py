@@ -202,3 +202,16 @@ def test_an_unproven_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module.cp_model.CpSolver, "status_name", lambda self, status: "x")
     with pytest.raises(ToolError, match="expected a proven optimum"):
         least_area(candidates, RATES, TARGET)
+
+
+@pytest.mark.parametrize("metric", ["SPFM", "LFM", "PMHF"])
+@pytest.mark.parametrize("distance", [-1e-9, 1e-9])
+def test_targets_are_met_to_the_ninth_digit(metric: str, distance: float) -> None:
+    """A target just this side of what the only choice reaches is met, just beyond it is not."""
+    candidates = [Candidate(b, "none", 1.0, (result(b, "none", 77, 31, 17, kind),))
+                  for b, kind in (("a", "flop"), ("b", "memory"))]  # fmt: skip
+    bounds = least_area(candidates, RATES, TARGETS["A"]).metrics[metric]
+    limit = (bounds.high if metric == "PMHF" else bounds.low) * (1 + distance)
+    target = Target("test", *(limit if m == metric else None for m in ("SPFM", "LFM", "PMHF")), "")
+    met = distance > 0 if metric == "PMHF" else distance < 0
+    assert isinstance(least_area(candidates, RATES, target), Plan if met else NoPlan)
