@@ -80,15 +80,22 @@ def _compile(design: Design, folder: Path, bench: Sequence[Path], defines: Seque
     # C++ has vector types too, but not everything that C has; both files are C.
     for path in (source, _FOLDER / "runtime.c"):
         target = folder / f"{path.stem}.o"
-        run_tool([compiler, "-x", "c", *FLAGS, include, "-c", path, "-o", target], f"compile {path.name}")
+        run_tool(
+            [compiler, "-x", "c", *FLAGS, include, "-c", path, "-o", target], f"compile {path.name}"
+        )
         objects.append(target)
     for path in bench[:1]:
         target = folder / f"{path.stem}.o"
-        flags = ["-std=c++17", *FLAGS, include, f"-I{_FOLDER.parent / 'rtl'}", f"-I{folder}", *defines]
+        flags = [
+            "-std=c++17",
+            *FLAGS,
+            include,
+            f"-I{_FOLDER.parent / 'rtl'}",
+            f"-I{folder}",
+            *defines,
+        ]
         run_tool([compiler, *flags, "-c", path, "-o", target], f"compile {path.name}")
         objects.append(target)
     run_tool([compiler, "-shared", "-o", folder / "lanes.so", *objects], "link the lanes")
     for leftover in objects:
         Path(str(leftover)).unlink()
-
-

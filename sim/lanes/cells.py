@@ -220,8 +220,6 @@ def _less(cell: Cell, s: Segment, *, swap: bool, equal: bool) -> str:
         strict = and_b(s, not_b(s, a), b)
         return or_b(s, strict, not_b(s, xor_b(s, a, b))) if equal else strict
     a_limbs, b_limbs = s.limbs(x), s.limbs(y)
-    if width <= 1:
-        raise AssertionError("signed comparison of single bits")
     name = ("LE" if equal else "LT") + "U"
     bit = s.b(f"{_sign(name, signed and len(a_limbs) == 1)}({a_limbs[0]}, {b_limbs[0]})")
     for i in range(1, len(a_limbs)):

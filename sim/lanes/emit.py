@@ -8,13 +8,13 @@ from the first-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bankside.sim.lanes import cells
 from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, Guards, When, operand_sig, operands
 from bankside.sim.lanes.netlist import (
-    Cell, Flop, Instance, Memory, Module, Sig, Word, width_of, words_in,
+    Cell, Flop, Instance, Memory, Module, Part, ReadPort, Sig, Word, joined, width_of, words_in,
 )  # fmt: skip
 from bankside.sim.lanes.schedule import Call, Node, Phase, Plan, inputs_of, plan_all
 from bankside.sim.lanes.segment import ALL, NONE, ZERO, Segment, cut, extended
@@ -33,12 +33,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Output:
-    """A port of the module, put where its parent looks for it."""
+    """A port of the module, put where its parent looks for it. early: only those bits of it that no
+    input matters for, the others zero; before the inputs of a cycle are known.
+    """
 
     port: str
+    early: bool = False
 
 
-Step = Node | Group | Inputs | Output
+@dataclass(frozen=True)
+class Writes:
+    """The write ports of a memory, at the edge."""
+
+    memory: Memory
+
+
+Step = Node | Group | Inputs | Output | Writes
 
 
 @dataclass
@@ -103,10 +113,30 @@ def emit(top: Module, *, nets: bool = False) -> Design:
     for number, plan in enumerate(plans):
         made[id(plan.module)] = _ModuleCode(plan, f"m{number}", made, nets)
     last = made[id(top)]
-    parts = ['#include "runtime.h"', *(code.text() for code in made.values()), last.tables()]
     layout = last.layout
     places = tuple(_places(top, made, "", 0, 0, 0, top=True))
+    parts = ['#include "runtime.h"', *(code.text() for code in made.values()), last.tables()]
+    parts.append(_first_values(places))
     return Design("\n".join(parts), places, layout.q_bytes, layout.t_bytes, layout.m_bytes)
+
+
+def _first_values(places: Iterable[Place]) -> str:
+    """What is not zero at power-on."""
+    rows = []
+    for place in places:
+        for word, value in enumerate(place.init):
+            for limb in range(place.limbs):
+                part = value >> 32 * limb & 0xFFFFFFFF
+                if part:
+                    single = place.kind == "flop" and place.width == 1
+                    offset = place.offset + 64 * (word * place.limbs + limb)
+                    rows.append(
+                        f"{{{int(place.kind == 'memory')}, {int(single)}, {offset}, {part}u}}"
+                    )
+    return (
+        f"const struct first_value bankside_first_values[] = {{{', '.join(rows) or '{0}'}}};\n"
+        f"const uint64_t bankside_first_value_count = {len(rows)};"
+    )
 
 
 def _places(
@@ -114,13 +144,19 @@ def _places(
 ) -> Iterator[Place]:
     layout = made[id(module)].layout
     for flop in module.flops:
-        yield Place("flop", path + flop.name, flop.word.width, 1, q + layout.q[flop.word], (flop.init,))
+        yield Place(
+            "flop", path + flop.name, flop.word.width, 1, q + layout.q[flop.word], (flop.init,)
+        )
     for memory in module.memories:
         for port in memory.reads:
-            yield Place("flop", path + port.word.name, memory.width, 1, q + layout.q[port.word], (0,))
+            yield Place(
+                "flop", path + port.word.name, memory.width, 1, q + layout.q[port.word], (0,)
+            )
         if memory.writes:
             offset = m + layout.m[id(memory)]
-            yield Place("memory", path + memory.name, memory.width, memory.depth, offset, memory.init)
+            yield Place(
+                "memory", path + memory.name, memory.width, memory.depth, offset, memory.init
+            )
     for word, offset in layout.flags.items():
         yield Place("net", path + word.name, word.width, 1, t + offset)
     if top:
@@ -137,9 +173,7 @@ def _places(
 
 
 class _ModuleCode:
-    def __init__(
-        self, plan: Plan, name: str, made: Mapping[int, _ModuleCode], nets: bool
-    ) -> None:
+    def __init__(self, plan: Plan, name: str, made: Mapping[int, _ModuleCode], nets: bool) -> None:
         self.plan, self.module, self.name, self.made = plan, plan.module, name, made
         self.nets = nets
         self.guarded = [self._guards(phase) for phase in plan.phases]
@@ -147,6 +181,8 @@ class _ModuleCode:
             self._functions(phase, guarded)
             for phase, guarded in zip(plan.phases, self.guarded, strict=True)
         ]
+        writes = [Writes(m) for m in self.module.memories if m.writes]
+        self.edge = [Function(list(writes))] if writes else []
         self.defined: dict[Word, int] = {}
         self.tables_of_memories: list[str] = []
         self._spilled = self._crossing()
@@ -175,6 +211,22 @@ class _ModuleCode:
             yield node
         for port in phase.outputs:
             yield Output(port)
+        if not phase.needs and not phase.last:
+            for port in self.module.outputs:
+                if self._early(port) != self.module.outputs[port] and any(
+                    words_in(self._early(port))
+                ):
+                    yield Output(port, early=True)
+
+    def _early(self, port: str) -> Sig:
+        bound = self.plan.bound
+        return joined(
+            Part(None, 0, part.width) if part.word in bound else part
+            for part in self.module.outputs[port]
+        )
+
+    def _output(self, step: Output) -> Sig:
+        return self._early(step.port) if step.early else self.module.outputs[step.port]
 
     def _empty(self, call: Call) -> bool:
         """A phase whose outputs are registers, which the parent reads where they are."""
@@ -237,7 +289,9 @@ class _ModuleCode:
             if isinstance(step, Call):
                 waiting.append(step)
                 given.update(
-                    step.instance.outputs[p] for p in step.phase.outputs if p in step.instance.outputs
+                    step.instance.outputs[p]
+                    for p in step.phase.outputs
+                    if p in step.instance.outputs
                 )
                 continue
             if given and any(word in given for word in self._reads(step, guarded)):
@@ -252,10 +306,14 @@ class _ModuleCode:
     def _reads(self, step: Step, guarded: Guarded) -> Iterator[Word]:
         """Also what is computed under a step; conditions are made of what is read there."""
         if isinstance(step, Output):
-            yield from words_in(self.module.outputs[step.port])
+            yield from words_in(self._output(step))
         elif isinstance(step, Inputs):
             for sig in inputs_of(step.call):
                 yield from words_in(sig)
+        elif isinstance(step, Writes):
+            for write in step.memory.writes:
+                for sig in (write.enable, write.address, write.data, write.clock or ()):
+                    yield from words_in(sig)
         else:
             for node in guarded.all_in(step):
                 for sig in inputs_of(node):
@@ -268,7 +326,9 @@ class _ModuleCode:
 
     def _all(self) -> Iterator[tuple[int, Function, Guarded]]:
         number = 0
-        for functions, guarded in zip(self.phases, self.guarded, strict=True):
+        for functions, guarded in zip(
+            [*self.phases, self.edge], [*self.guarded, Guarded([], {})], strict=True
+        ):
             for function in functions:
                 yield number, function, guarded
                 number += 1
@@ -277,7 +337,7 @@ class _ModuleCode:
         """Words that are read in another function than the one that computes them."""
         for number, function, guarded in self._all():
             for step in function.steps or ():
-                if isinstance(step, (Inputs, Output)):
+                if isinstance(step, (Inputs, Output, Writes)):
                     continue
                 for node in guarded.all_in(step):
                     if isinstance(node, Cell):
@@ -299,10 +359,11 @@ class _ModuleCode:
         ports = [*self.module.inputs.values()]
         outs = {p: Word(p, width_of(sig), "port", -1) for p, sig in self.module.outputs.items()}
         flags = [Word(c.name, 1, "flag", -1) for c in self.module.cells] if self.nets else []
-        groups = [
+        groups: list[Group | ReadPort] = [
             step for _, function, _ in self._all() for step in function.steps or ()
             if isinstance(step, Group)
         ]  # fmt: skip
+        groups += [port for memory in self.module.memories for port in memory.reads]
         changed = [Word("changed", 1, "flag", -1) for _ in groups]
         slots, layout.t_bytes = _packed([*ports, *outs.values(), *kept, *flags, *changed])
         layout.changed = {id(g): slots[w] for g, w in zip(groups, changed, strict=True)}
@@ -342,7 +403,7 @@ class _ModuleCode:
 
     def read(self, memory: Memory) -> str:
         if memory.writes:
-            return f"READ(m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}"
+            return f"READ(g, m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}"
         name = f"{self.name}_table{self.module.memories.index(memory)}"
         return f"READ_TABLE({name}, {memory.depth}u, {memory.limbs}"
 
@@ -368,10 +429,12 @@ class _ModuleCode:
             self._group(step, s, guarded)
         elif isinstance(step, Memory):
             self._memory(step, s)
+        elif isinstance(step, Writes):
+            self._writes(step.memory, s)
         elif isinstance(step, Inputs):
             self._inputs(step.call, s)
         elif isinstance(step, Output):
-            self._store(s, "t", self.layout.ports[step.port], self.module.outputs[step.port])
+            self._store(s, "t", self.layout.ports[step.port], self._output(step))
 
     def _cell(self, cell: Cell, s: Segment, guarded: Guarded) -> None:
         if any(guarded.inside(cell, operand) for operand in operands(cell)):
@@ -492,16 +555,18 @@ class _ModuleCode:
         self._next(s, flop.word, cells.values(s, flop.data), self._enabled(s, flop.enable))
 
     def _memory(self, memory: Memory, s: Segment) -> None:
-        """Reads see the words before the writes of the same edge."""
+        """Data registers; what is written at the same edge is not seen."""
         for port in memory.reads:
             enable = self._enabled(s, port.enable, port.clock)
-            out = s.result(memory.limbs)
-            address = cells.one_limb(s, port.address)
-            s.lines.append(f"{self.read(memory)}, {address}, {out});")
-            limbs = [f"{out}[{i}]" for i in range(memory.limbs)]
-            if memory.width == 1:
-                limbs = [s.b(f"TST({out}[0], K(1))")]
-            self._next(s, port.word, limbs, enable)
+            if enable == ALL:
+                self._read_register(memory, port, enable, s)
+                continue
+            flag = self.layout.changed[id(port)]
+            with s.when(f"{enable} | LDB(t + {flag})"):
+                self._read_register(memory, port, enable, s)
+            s.lines.append(f"STB(t + {flag}, {enable});")
+
+    def _writes(self, memory: Memory, s: Segment) -> None:
         for write in memory.writes:
             which = self._enabled(s, write.clock)
             bits = {(p.word, p.low) for p in write.enable if p.width == 1}
@@ -520,6 +585,14 @@ class _ModuleCode:
                     f"{which}, {cells.one_limb(s, write.address)}, {mask}, "
                     f"{s.array(s.limbs(data))});"
                 )
+
+    def _read_register(self, memory: Memory, port: ReadPort, enable: str, s: Segment) -> None:
+        out = s.result(memory.limbs)
+        s.lines.append(f"{self.read(memory)}, {cells.one_limb(s, port.address)}, {out});")
+        values = [f"{out}[{i}]" for i in range(memory.limbs)]
+        if memory.width == 1:
+            values = [s.b(f"TST({out}[0], K(1))")]
+        self._next(s, port.word, values, enable)
 
     def _inputs(self, call: Call, s: Segment) -> None:
         below = self.layout.below[id(call.instance)][1]
@@ -554,7 +627,21 @@ class _ModuleCode:
                 number += 1
             body = "\n  ".join(lines)
             parts.append(f"void {self.name}_phase{phase}{_SIGNATURE} {{\n  {body}\n}}")
+        if self.writes_below():
+            lines = [self._invoked(number + i, function) for i, function in enumerate(self.edge)]
+            for instance in self.module.instances:
+                code = self.made[id(instance.module)]
+                if code.writes_below():
+                    q, t, m = self.layout.below[id(instance)]
+                    lines.append(f"{code.name}_edge(q + {q}, d + {q}, t + {t}, m + {m}, g);")
+            body = "\n  ".join(lines)
+            parts.append(f"void {self.name}_edge{_SIGNATURE} {{\n  {body}\n}}")
         return "\n".join(parts)
+
+    def writes_below(self) -> bool:
+        return bool(self.edge) or any(
+            self.made[id(i.module)].writes_below() for i in self.module.instances
+        )
 
     def _invoked(self, number: int, function: Function) -> str:
         if function.call is None:
@@ -572,6 +659,17 @@ class _ModuleCode:
             f"{{{', '.join(numbers)}}};"
         )
 
+    def regions(self, q: int) -> Iterator[tuple[int, int, int]]:
+        """(offset, limbs, bits) of the registers of the module and those below."""
+        words = list(self.layout.q)
+        many = sum(w.limbs for w in words if w.width > 1)
+        single = sum(w.width == 1 for w in words)
+        if words:
+            yield q, many, single
+        for instance in self.module.instances:
+            below = self.layout.below[id(instance)][0]
+            yield from self.made[id(instance.module)].regions(q + below)
+
     def tables(self) -> str:
         """For the runtime: what to call before the inputs of a cycle are known, and after."""
         rows: list[list[str]] = [[], []]
@@ -585,15 +683,22 @@ class _ModuleCode:
                     row = f"{{{self._called(function.call)}, {q}, {t}, {m}}}"
                 rows[bool(phase.needs) or phase.last].append(row)
                 number += 1
-        out = [
-
-        ]
-        for name, content in zip(("before", "after"), rows, strict=True):
+        out = []
+        rows.append([f"{{{self.name}_edge, 0, 0, 0}}"] if self.writes_below() else [])
+        for name, content in zip(("before", "after", "edge"), rows, strict=True):
             out.append(f"const struct item bankside_{name}[] = {{{', '.join(content) or '{0}'}}};")
             out.append(f"const uint64_t bankside_{name}_count = {len(content)};")
+        rows_of_q = list(self.regions(0))
+        out.append(
+            f"const struct region bankside_regions[] = "
+            f"{{{', '.join(f'{{{o}, {v}, {b}}}' for o, v, b in rows_of_q) or '{0, 0, 0}'}}};"
+        )
+        out.append(f"const uint64_t bankside_region_count = {len(rows_of_q)};")
         layout = self.layout
         for name in ("q", "t", "m"):
-            out.append(f"const uint64_t bankside_{name}_bytes = {getattr(layout, name + '_bytes')};")
+            out.append(
+                f"const uint64_t bankside_{name}_bytes = {getattr(layout, name + '_bytes')};"
+            )
         return "\n".join(out)
 
 

@@ -100,7 +100,12 @@ class Guards:
     """
 
     def __init__(
-        self, nodes: Sequence[Node], kept: set[Word], cost: Callable[[Node], int], *, registers: bool
+        self,
+        nodes: Sequence[Node],
+        kept: set[Word],
+        cost: Callable[[Node], int],
+        *,
+        registers: bool,
     ) -> None:
         self.nodes, self.cost = list(nodes), cost
         self.driver = {node.output: node for node in nodes if isinstance(node, Cell)}
@@ -293,4 +298,3 @@ def selects(when: When) -> Iterator[Sig]:
     elif when and when[0] == "and":
         yield when[1]
         yield from selects(when[3])
-

@@ -37,6 +37,8 @@ struct group {
     uint8_t* marked;        // one byte per 64-byte limb of the arena: in the list
     const struct force* forces;
     uint64_t force_count;
+    uint64_t* last;         // NULL, or cycle of the last access of the word that begins at each limb of the arena
+    uint64_t now;
 };
 
 // In lanes where `where` is set, bits of `mask` are inverted (`flip`) or become those of `value`, in limb `limb` of the net whose flag
@@ -47,7 +49,11 @@ struct force {
     V flip, keep, value;
 };
 
-void bankside_mark(struct group* g, uint64_t offset, uint32_t limbs);
+#ifdef __cplusplus
+extern "C"
+#endif
+    void
+    bankside_mark(struct group* g, uint64_t offset, uint32_t limbs);
 
 #ifdef BANKSIDE_AVX512
 #define I(x) ((__m512i)(x))
@@ -189,10 +195,15 @@ INLINE void SHIFT_LEFT(const V* in, int from, V amount, V* out, int count) {
 // Word w, limb k of all lanes is the V at ((w * limbs) + k); a memory that is never written is one word after the other, for all.
 INLINE B SAME(V a) { return EQ(a, K(a[0])) == ALL; }
 
-INLINE void READ(const char* memory, uint32_t depth, int limbs, V address, V* out) {
+INLINE void TOUCH(struct group* g, const char* word) {
+    if (__builtin_expect(g->last != NULL, 0)) g->last[(uint64_t)(word - g->memory) / sizeof(V)] = g->now;
+}
+
+INLINE void READ(struct group* g, const char* memory, uint32_t depth, int limbs, V address, V* out) {
     const B inside = LTU(address, K(depth));
     if (__builtin_expect(SAME(address), 1)) {
         const char* word = memory + (uint64_t)address[0] * limbs * sizeof(V);
+        if (inside) TOUCH(g, word);
         for (int k = 0; k < limbs; ++k) out[k] = inside ? LDV(word + k * sizeof(V)) : K(0);
         return;
     }
@@ -215,6 +226,7 @@ INLINE void WRITE(struct group* g, char* memory, uint32_t depth, int limbs, B wh
     if (!which) return;
     if (__builtin_expect(which == ALL && SAME(address), 1)) {
         char* word = memory + (uint64_t)address[0] * limbs * sizeof(V);
+        TOUCH(g, word);
         B same = ALL;
         for (int k = 0; k < limbs; ++k) {
             V value = data[k];

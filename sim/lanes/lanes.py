@@ -53,13 +53,6 @@ class Lanes:
         self._handle = ctypes.c_void_p(self._library.lanes_new(ctypes.c_uint64(self.groups)))
         if not self._handle:
             raise ConfigError(f"no memory for {self.lanes} lanes; take fewer")
-        for place in self.design.places:
-            if place.kind == _FLOPS:
-                self._put(place, np.tile(limbs(place.init, place.width), (self.lanes, 1)))
-            elif place.kind == _MEMORIES and place.init:
-                words = limbs(place.init, place.width)
-                for group in range(self.groups):
-                    self._memory(group, place)[:] = words[:, :, None]
 
     # --- one cycle --------------------------------------------------------------------------------
     def settle(self) -> None:
@@ -116,7 +109,9 @@ class Lanes:
             return np.tile(limbs([int(values)], place.width), (self.lanes, 1))
         return np.asarray(values, np.uint32).reshape(self.lanes, place.limbs)
 
-    def _view(self, group: int, part: int, offset: int, dtype: Any, shape: tuple[int, ...]) -> NDArray:
+    def _view(
+        self, group: int, part: int, offset: int, dtype: Any, shape: tuple[int, ...]
+    ) -> NDArray:
         address = self._library.lanes_part(self._handle, ctypes.c_uint64(group), part) + offset
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
@@ -142,7 +137,9 @@ class Lanes:
             values = rows[group * WIDTH : (group + 1) * WIDTH]
             for part in parts:
                 if place.width == 1:
-                    bits = int((values[:, 0].astype(np.uint64) << np.arange(WIDTH, dtype=np.uint64)).sum())
+                    bits = int(
+                        (values[:, 0].astype(np.uint64) << np.arange(WIDTH, dtype=np.uint64)).sum()
+                    )
                     self._view(group, part, place.offset, "<u2", (1,))[0] = bits
                 else:
                     self._view(group, part, place.offset, "<u4", (place.limbs, WIDTH))[:] = values.T

@@ -263,10 +263,11 @@ class _Flattener:
     def _dissolve(self, name: str, path: str, ports: Mapping[str, list[Bit]]) -> None:
         source = self.builder.json[name]
         bits: dict[Bit, Bit] = {}
-        for port, p in source["ports"].items():
+        # Inputs first: an output may be a wire through.
+        for port, p in sorted(source["ports"].items(), key=lambda item: item[1]["direction"]):
             for inner, outer in zip(p["bits"], ports[port], strict=True):
                 if p["direction"] == "output" and (isinstance(inner, str) or inner in bits):
-                    self.alias[outer] = bits.get(inner, inner)  # a constant, or a wire through
+                    self.alias[outer] = bits.get(inner, inner)
                 else:
                     bits[inner] = outer
 
@@ -356,6 +357,10 @@ class _Flattener:
         for bit in bits:
             bit = self._find(bit)
             found = self.place.get(bit)
+            if found is None and isinstance(bit, int):
+                raise ToolError(
+                    f"{self.module.name}: a bit that is read has no driver; report this"
+                )
             part = (
                 Part(found[0], found[1], 1)
                 if found is not None
@@ -454,10 +459,15 @@ class _Flattener:
             )
         memory = Memory(cell.path, width, depth, _contents(cell.json["parameters"], width, depth))
         for port in range(p["RD_PORTS"]):
-            at, word = self.sig(bits["RD_ADDR"][port * address : (port + 1) * address]), made[f"RD{port}"]
+            at, word = (
+                self.sig(bits["RD_ADDR"][port * address : (port + 1) * address]),
+                made[f"RD{port}"],
+            )
             if p["RD_CLK_ENABLE"] >> port & 1:
                 clock = self._enable_sig(bits["RD_CLK"][port], cell.path)
-                memory.reads.append(ReadPort(self.sig(bits["RD_EN"][port : port + 1]), at, word, clock))
+                memory.reads.append(
+                    ReadPort(self.sig(bits["RD_EN"][port : port + 1]), at, word, clock)
+                )
             else:
                 memory.asynchronous = True
                 self.module.cells.append(

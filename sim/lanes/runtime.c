@@ -23,6 +23,20 @@ static char* zeros(uint64_t bytes) {
     return p == MAP_FAILED ? NULL : (char*)p;
 }
 
+static void power_on(struct lane_group* one) {
+    for (uint64_t i = 0; i < bankside_first_value_count; ++i) {
+        const struct first_value first = bankside_first_values[i];
+        char* banks[] = {one->q, one->d};
+        if (first.memory) {
+            STV(one->g.memory + first.offset, K(first.value));
+            continue;
+        }
+        for (int k = 0; k < 2; ++k)
+            if (first.bit) STB(banks[k] + first.offset, ALL);
+            else STV(banks[k] + first.offset, K(first.value));
+    }
+}
+
 struct lanes* lanes_new(uint64_t groups) {
     struct lanes* all = (struct lanes*)calloc(1, sizeof *all);
     all->groups = groups;
@@ -38,6 +52,7 @@ struct lanes* lanes_new(uint64_t groups) {
             lanes_delete(all);
             return NULL;
         }
+        power_on(one);
     }
     return all;
 }
@@ -57,6 +72,10 @@ void lanes_delete(struct lanes* all) {
     free(all);
 }
 
+void lanes_clear_memory(struct lane_group* one) {
+    if (bankside_m_bytes) madvise(one->g.memory, bankside_m_bytes, MADV_DONTNEED);
+}
+
 static void all_of(struct lanes* all, const struct item* items, uint64_t count) {
     for (uint64_t k = 0; k < count; ++k) {
         const struct item it = items[k];
@@ -72,6 +91,7 @@ void lanes_before(struct lanes* all) { all_of(all, bankside_before, bankside_bef
 void lanes_after(struct lanes* all) { all_of(all, bankside_after, bankside_after_count); }
 
 void lanes_edge(struct lanes* all) {
+    all_of(all, bankside_edge, bankside_edge_count);
     for (uint64_t i = 0; i < all->groups; ++i) {
         struct lane_group* one = &all->group[i];
         if (one->idle) continue;

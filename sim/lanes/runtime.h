@@ -13,9 +13,26 @@ struct item {
     uint64_t q, t, m;
 };
 
-// Generated: what to compute before the inputs of a cycle are known, and after; bytes of a group.
-extern const struct item bankside_before[], bankside_after[];
-extern const uint64_t bankside_before_count, bankside_after_count;
+// Registers of a module in q: limbs from `offset` on, then single bits.
+struct region {
+    uint64_t offset;
+    uint32_t limbs, bits;
+};
+
+// A limb (or bit) of a register or memory that is not zero at power-on.
+struct first_value {
+    uint32_t memory, bit;
+    uint64_t offset;
+    uint32_t value;
+};
+
+// Generated: what to compute before the inputs of a cycle are known, and after; writes of memories; bytes of a group.
+extern const struct item bankside_before[], bankside_after[], bankside_edge[];
+extern const uint64_t bankside_before_count, bankside_after_count, bankside_edge_count;
+extern const struct region bankside_regions[];
+extern const uint64_t bankside_region_count;
+extern const struct first_value bankside_first_values[];
+extern const uint64_t bankside_first_value_count;
 extern const uint64_t bankside_q_bytes, bankside_t_bytes, bankside_m_bytes;
 
 // `q` is the state, `d` that of the cycle before, which the next edge replaces where registers change.
@@ -37,6 +54,7 @@ void lanes_before(struct lanes* all);
 void lanes_after(struct lanes* all);
 void lanes_edge(struct lanes* all);
 void lanes_steps(struct lanes* all, uint64_t count);
+void lanes_clear_memory(struct lane_group* one);
 // 0: q, 1: d, 2: t, 3: memories.
 void* lanes_part(struct lanes* all, uint64_t group, unsigned part);
 

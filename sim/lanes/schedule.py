@@ -39,10 +39,11 @@ class Phase:
 
 @dataclass(eq=False)
 class Plan:
-    """Phases of a module, each after those it builds on."""
+    """Phases of a module, each after those it builds on. bound: words that depend on inputs."""
 
     module: Module
     phases: list[Phase]
+    bound: frozenset[Word] = frozenset()
 
     def phase_of(self, port: str) -> Phase:
         return next(p for p in self.phases if port in p.outputs)
@@ -91,7 +92,7 @@ class _Planned:
         self.support: dict[Word, frozenset[str]] = {}
         self.node_support: dict[int, frozenset[str]] = {}
         self._supports()
-        self.plan = Plan(module, self._phases())
+        self.plan = Plan(module, self._phases(), frozenset(w for w, s in self.support.items() if s))
 
     def _nodes(self) -> None:
         for cell in self.module.cells:
@@ -217,5 +218,3 @@ def plan_all(top: Module) -> list[Plan]:
     planner = Planner()
     planner.plan(top)
     return planner.order
-
-

@@ -51,7 +51,11 @@ def cut(sig: Sig, low: int, width: int) -> Sig:
     for part in sig:
         first, last = max(low - at, 0), min(low + width - at, part.width)
         if first < last:
-            start = part.low >> first & low_mask(last - first) if part.word is None else part.low + first
+            start = (
+                part.low >> first & low_mask(last - first)
+                if part.word is None
+                else part.low + first
+            )
             out.append(Part(part.word, start, last - first))
         at += part.width
     return joined(out)
@@ -77,9 +81,7 @@ class Segment:
         read: beginning of the call that reads a memory, up to its size.
     """
 
-    def __init__(
-        self, place: Callable[[Word], str | None], read: Callable[[Memory], str]
-    ) -> None:
+    def __init__(self, place: Callable[[Word], str | None], read: Callable[[Memory], str]) -> None:
         self.lines: list[str] = []
         self.read = read
         self._place = place

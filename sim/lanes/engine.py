@@ -1,0 +1,237 @@
+"""Faults in lanes: one program on one machine, a fault in every lane.
+
+The first use of a machine compiles it (cached by content). docs/faults.md has what actions and
+outcomes mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.cache import atomic_write, build_root, content_hash
+from bankside.errors import ConfigError, ProgramError
+from bankside.isa.machines import AnyMachine
+from bankside.isa.program import Program
+from bankside.registry import Lazy, Registry
+from bankside.sim.elaborate import to_json
+from bankside.sim.faults import OUTCOME, STORE, Action, Site, check_actions, default_limit
+from bankside.sim.lanes.build import build_lanes
+from bankside.sim.lanes.emit import Place
+from bankside.sim.lanes.lanes import WIDTH
+from bankside.sim.lanes.ports import ports_header
+from bankside.sim.rtl.tops import top_of
+
+_FOLDER = Path(__file__).parent
+_SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
+_OPS = {"flip": 0, "hold": 1, "force": 2}
+_FOREVER = (1 << 64) - 1
+
+_DEED = np.dtype(
+    [("op", "<u4"), ("space", "<u4"), ("offset", "<u8"),
+     *((name, "<u4") for name in ("mask", "value", "bit", "limb", "limbs", "set")),
+     ("first", "<u8"), ("last", "<u8")]
+)  # fmt: skip
+_STATISTICS = (
+    "group_cycles",
+    "lane_cycles",
+    "faults",
+    "sweeps",
+    "converged",
+    "decided",
+    "set_aside",
+)
+
+
+@dataclass(frozen=True)
+class GoldenRun:
+    """The run without faults: its outcome and the main memory afterwards (bytes)."""
+
+    outcome: np.void
+    image: NDArray[np.uint8]
+
+    @property
+    def cycles(self) -> int:
+        return int(self.outcome["cycles"])
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """How an engine is driven: C++ file, headers, macros, traces, and what `sweep_new` is called with."""
+
+    source: str
+    headers: tuple[str, ...]
+    defines: Callable[[Any], Mapping[str, int]]
+    traces: tuple[str, ...]
+    arguments: Callable[[Any, Program], tuple[Any, ...]]
+
+
+#: Engine -> its bench in lanes.
+BENCHES: Registry[_Bench] = Registry("engine")
+for _name in ("array", "npu", "pim"):
+    BENCHES.add(_name, Lazy(f"bankside.sim.lanes.benches:{_name.upper()}"))
+
+
+class LaneFaults:
+    """`lanes` machines at once (rounded up to groups of 16; lane 0 of each runs without a fault).
+
+    Args:
+        machine, program: as for the other executions.
+        netlist: of a changed design, such as a protected one; by default that of the machine.
+        nets: combinational nets can be forced, which costs speed.
+
+    Raises:
+        ProgramError: the program does not end within `limit` cycles.
+    """
+
+    def __init__(
+        self, machine: AnyMachine, program: Program, *, netlist: Path | None = None, lanes: int = 64,
+        nets: bool = False, limit: int = 10_000_000,
+    ) -> None:  # fmt: skip
+        self.machine, self.program = machine, program
+        bench = BENCHES.get(machine.engine)
+        netlist = netlist if netlist is not None else to_json(*top_of(machine))
+        header = self._header(netlist, nets, bench)
+        self._library, self.design = build_lanes(
+            netlist, nets=nets,
+            bench=(_FOLDER / bench.source, *(_FOLDER / h for h in ("sweep.h", "axi_lanes.h")), header,
+                   *(_FOLDER.parent / "rtl" / h for h in bench.headers)),
+            defines=[f"-I{header.parent}", *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
+        )  # fmt: skip
+        self.places = {p.path: p for p in self.design.places}
+        self.sites = self._sites()
+        self.statistics: dict[str, int] = dict.fromkeys(_STATISTICS, 0)
+        self._library.sweep_new.restype = ctypes.c_void_p
+        self._library.sweep_golden.restype = ctypes.c_uint64
+        image = np.ascontiguousarray(program.host_in).view(np.uint8).reshape(-1)
+        self._groups = -(-lanes // WIDTH)
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
+            self._library.sweep_new(
+                *bench.arguments(machine, program), _pointer(image), ctypes.c_uint64(image.nbytes),
+                ctypes.c_uint64(self._store_bytes(image.nbytes)), ctypes.c_uint64(self._groups),
+            )
+        )  # fmt: skip
+        self.golden = self._golden(limit, image.nbytes)
+
+    def _header(self, netlist: Path, nets: bool, bench: _Bench) -> Path:
+        """The generated C++ of the ports, which depends on where they lie."""
+        design = build_lanes(netlist, nets=nets)[1]
+        text = ports_header(design.places, bench.traces)
+        folder = build_root() / "lane-ports" / content_hash({"text": text})[:24]
+        path = folder / "lane_ports.h"
+        if not path.exists():
+            atomic_write(path, text)
+        return path
+
+    def _store_bytes(self, used: int) -> int:
+        memory = getattr(self.machine.config, "memory", None)
+        return int(memory.bytes) if memory is not None else used
+
+    def _golden(self, limit: int, used: int) -> GoldenRun:
+        row = np.zeros(1, OUTCOME)
+        if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
+            raise ProgramError(f"not finished after {limit} cycles; raise the limit")
+        image = np.zeros(self._store_bytes(used), np.uint8)
+        self._library.sweep_image(self._handle, _pointer(image))
+        return GoldenRun(row[0], image)
+
+    def close(self) -> None:
+        """Free the machines."""
+        if getattr(self, "_handle", None) is not None:
+            self._library.sweep_delete(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    # --- sites ------------------------------------------------------------------------------------
+    def _sites(self) -> dict[str, Site]:
+        kinds = {
+            "flop": "flop",
+            "memory": "memory",
+            "net": "net",
+            "input": "port",
+            "output": "port",
+        }
+        sites = {
+            p.path: Site(kinds[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
+            for p in self.design.places
+        }
+        if hasattr(self.machine.config, "memory"):
+            sites[STORE] = Site("store", STORE, 8, int(self.machine.config.memory.bytes))
+        return sites
+
+    # --- faults -----------------------------------------------------------------------------------
+    def run(
+        self, faults: Sequence[Sequence[Action]], *, limit: int | None = None
+    ) -> NDArray[np.void]:
+        """One row of `OUTCOME` per fault, in the given order.
+
+        Raises ConfigError for an action that does not fit its site.
+        """
+        limit = default_limit(self.golden.cycles) if limit is None else limit
+        if limit <= self.golden.cycles:
+            raise ConfigError(
+                f"limit of {limit} cycles; the run without faults takes {self.golden.cycles}"
+            )
+        rows = []
+        for actions in faults:
+            check_actions(actions, self.sites)
+            rows.append(
+                [
+                    deed
+                    for action in sorted(actions, key=lambda a: a.first)
+                    for deed in self._deeds(action)
+                ]
+            )
+        outcomes = np.zeros(len(rows), OUTCOME)
+        late = [not deeds or deeds[0][-2] > self.golden.cycles for deeds in rows]
+        outcomes[late] = self.golden.outcome  # nothing happens before the end
+        order = sorted((i for i in range(len(rows)) if not late[i]), key=lambda i: rows[i][0][-2])
+        if order:
+            outcomes[order] = self._sweep([rows[i] for i in order], limit)
+        return outcomes
+
+    def _sweep(self, rows: list[list[tuple]], limit: int) -> NDArray[np.void]:
+        deeds = np.array([deed for row in rows for deed in row], _DEED)
+        first = np.cumsum([0, *(len(row) for row in rows)]).astype("<u8")
+        out, numbers = np.zeros(len(rows), OUTCOME), np.zeros(len(_STATISTICS), "<u8")
+        self._library.sweep_run(
+            self._handle, _pointer(deeds), _pointer(first), ctypes.c_uint64(len(rows)), _pointer(out),
+            ctypes.c_uint64(limit), _pointer(numbers),
+        )  # fmt: skip
+        self.statistics = dict(zip(_STATISTICS, numbers.tolist(), strict=True))
+        return out
+
+    def _deeds(self, action: Action) -> list[tuple]:
+        """An action limb by limb."""
+        last = action.first if action.op == "flip" else (
+            _FOREVER if action.last is None else action.last)  # fmt: skip
+        value = 0 if action.value is None else action.value
+        is_set = int(action.value is not None)
+        common = (is_set, action.first, last)
+        if action.site == STORE:
+            return [(_OPS[action.op], 2, action.word, action.mask, value, 0, 0, 1, *common)]
+        place = self.places[action.site]
+        return [
+            (_OPS[action.op], _SPACES[place.kind], _offset(place, action.word, limb),
+             action.mask >> 32 * limb & 0xFFFFFFFF, value >> 32 * limb & 0xFFFFFFFF,
+             int(place.width == 1 and place.kind != "memory"), limb, place.limbs, *common)
+            for limb in range(place.limbs) if action.mask >> 32 * limb & 0xFFFFFFFF
+        ]  # fmt: skip
+
+
+def _offset(place: Place, word: int, limb: int) -> int:
+    if place.kind == "net":
+        return place.offset  # its flag
+    return place.offset + 64 * (word * place.limbs + limb)
+
+
+def _pointer(array: NDArray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
