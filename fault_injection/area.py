@@ -18,12 +18,21 @@ from typing import Any
 
 from bankside.cache import cache_entry, file_hash
 from bankside.errors import ConfigError, ToolError
-from bankside.fault_injection.protect.build import Netlist
+from bankside.fault_injection.protect.build import Netlist, protected
 from bankside.fault_injection.protect.netlist import FLOPS, Module, integer
 from bankside.fault_injection.protect.plan import Plan
 from bankside.fault_injection.yosys import run_script, yosys_version
 
-__all__ = ["GATES", "Area", "BlockArea", "Cells", "Technology", "area_of", "block_areas"]
+__all__ = [
+    "GATES",
+    "Area",
+    "BlockArea",
+    "Cells",
+    "Technology",
+    "area_of",
+    "block_areas",
+    "candidate_areas",
+]
 
 #: Transistors of Yosys' gates in static CMOS.
 #: Ref: `stat -tech cmos` of Yosys 0.70; a test counts one of each.
@@ -162,6 +171,28 @@ def block_areas(base: Area, protected: Area, netlist: Netlist) -> list[BlockArea
         BlockArea(b, tuple(use.name for use in netlist.plan.get(b, ())), before[b], after[b])
         for b in (*blocks, "")
     ]
+
+
+def candidate_areas(
+    design: Path, top: str, choices: Mapping[str, Mapping[str, Any]], technology: Technology
+) -> dict[str, dict[str, float]]:
+    """What each of several protections of a block would add, each alone in the design.
+
+    Args:
+        design: netlist by `to_json`.
+        choices: block -> a name of the choice -> mechanisms as in a plan.
+
+    For use with the exact choice of a plan (`fault_injection.plan`); the area of the plan that is
+    chosen is then counted as a whole.
+    """
+    base = area_of(protected(design, top, {}), top, technology).total
+    return {
+        block: {
+            name: area_of(protected(design, top, {block: uses}), top, technology).total - base
+            for name, uses in named.items()
+        }
+        for block, named in choices.items()
+    }
 
 
 def _is_below(path: str, block: str) -> bool:

@@ -7,7 +7,7 @@ take from outside.
 from __future__ import annotations
 
 from bankside.fault_injection.protect.mechanism import Mechanism, Target
-from bankside.fault_injection.protect.netlist import ALARMS, Bit
+from bankside.fault_injection.protect.netlist import ALARM_PREFIX, ALARMS, Bit
 
 __all__ = ["DWC"]
 
@@ -22,8 +22,9 @@ def apply(target: Target) -> None:
             continue
         bits = cell["connections"][port]
         outputs[port] = module.wire(len(bits))
-        if port.removeprefix("protect__") in ALARMS and port.startswith("protect__"):
-            module.alarms[port.removeprefix("protect__")] += outputs[port]
+        alarm = port.removeprefix(ALARM_PREFIX)
+        if alarm != port and alarm in ALARMS:
+            module.alarms[alarm] += outputs[port]
         else:
             own += bits
             other += outputs[port]

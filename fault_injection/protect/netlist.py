@@ -13,13 +13,15 @@ from typing import Any
 from bankside.errors import ConfigError
 from bankside.sim.lanes.netlist import name_of
 
-__all__ = ["ALARMS", "FLOPS", "Bit", "Module", "binary", "integer"]
+__all__ = ["ALARM_PREFIX", "ALARMS", "FLOPS", "Bit", "Module", "binary", "integer"]
 
 Bit = int | str
 #: Cells that hold a value in a register.
 FLOPS = ("$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$adff", "$adffe", "$dlatch")
 _OUTPUTS = {"Y", "Q", "RD_DATA"}
+#: Alarm ports of the top; of the modules below it with a prefix.
 ALARMS = ("corrected", "detected")
+ALARM_PREFIX = "protect__"
 
 
 def integer(parameter: str | int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bankside.errors import ConfigError
 from bankside.fault_injection.protect.mechanism import Kind, Target
-from bankside.fault_injection.protect.netlist import ALARMS, FLOPS, Module
+from bankside.fault_injection.protect.netlist import ALARM_PREFIX, ALARMS, FLOPS, Module
 from bankside.fault_injection.protect.plan import Plan, Use, by_kind
 from bankside.registry import nearest
 
@@ -170,8 +170,8 @@ class _Builder:
         built.take(name, child, is_block)
         for alarm in child.alarms:
             bit = module.wire(1)
-            cell["connections"][f"protect__{alarm}"] = bit
-            cell["port_directions"][f"protect__{alarm}"] = "output"
+            cell["connections"][ALARM_PREFIX + alarm] = bit
+            cell["port_directions"][ALARM_PREFIX + alarm] = "output"
             module.alarms[alarm] += bit
         if is_block:
             self._apply(module, built, name, inside[name], "instance", name, cell)
@@ -206,7 +206,7 @@ def _alarm_ports(module: Module, top: bool) -> tuple[str, ...]:
     found = tuple(alarm for alarm in ALARMS if module.alarms[alarm] or top)
     for alarm in found:
         bit = module.any(module.alarms[alarm] or ["0"])
-        module.output(alarm if top else f"protect__{alarm}", [bit])
+        module.output(alarm if top else ALARM_PREFIX + alarm, [bit])
     return found
 
 

@@ -11,7 +11,14 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from bankside.errors import ConfigError
-from bankside.fault_injection.area import GATES, Cells, Technology, area_of, block_areas
+from bankside.fault_injection.area import (
+    GATES,
+    Cells,
+    Technology,
+    area_of,
+    block_areas,
+    candidate_areas,
+)
 from bankside.fault_injection.protect import protected
 from bankside.fault_injection.yosys import run_script
 from bankside.sim.elaborate import to_json
@@ -138,6 +145,19 @@ def test_hardened_cells_cost_what_the_user_says():
     assert after.flops == pytest.approx(1.5 * before.flops)
     assert (after.logic, after.memory) == (before.logic, before.memory)
     assert found.below("b") == base.below("b")
+
+
+def test_candidates_add_up():
+    """Blocks side by side: the area of a plan is that of its parts, but for the tree of alarms."""
+    harness = Harness({name: (Mixed(), "bankside_mixed") for name in "ab"})
+    source = to_json(harness, TOP)
+    choices = {"a": {"strong": ["tmr", "secded"], "twice": "dwc"}, "b": {"weak": "parity"}}
+    found = candidate_areas(source, TOP, choices, Technology())
+    assert found["a"]["strong"] > found["b"]["weak"] > 0 and found["a"]["twice"] > 0
+    base = area_of(protected(source, TOP, {}), TOP).total
+    both = area_of(protected(source, TOP, {"a": ["tmr", "secded"], "b": "parity"}), TOP).total
+    expected = found["a"]["strong"] + found["b"]["weak"]
+    assert both - base == pytest.approx(expected, abs=3)
 
 
 def test_mapping_again_costs_nothing(monkeypatch):

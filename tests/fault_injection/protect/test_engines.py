@@ -1,17 +1,21 @@
 # amaranth: UnusedElaboratable=no
 """A whole machine with its protection: the same results in the same cycles, and upsets in it."""
 
+import re
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bankside.fault_injection.protect import protected
+from bankside.isa.asm import disassemble
 from bankside.isa.machines import load_machine
 from bankside.sim.elaborate import to_json
 from bankside.sim.faults import Action, default_limit
 from bankside.sim.golden.array import ArrayGolden
+from bankside.sim.random_programs_npu import random_programs
 from bankside.sim.rtl import array
 from bankside.sim.rtl.referee import Referee
 from bankside.sim.rtl.state import StateMap
@@ -26,6 +30,7 @@ pytestmark = pytest.mark.slow
 MACHINE = load_machine("array_4x4")
 PLAN = {"": "secded", "core.control": ["tmr", "secded"]}
 SEED, SAMPLE = 13, 150
+LANE_REGISTER = re.compile(r"core\.mac\.lanes\d+\.(w\d+_\d+|sum\d+)")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,31 @@ def test_all_state_of_every_engine(name, plan):
     assert len(before) > 300
     assert all(after[netlist.site(path)] == found for path, found in before.items())
     assert set(after) - {netlist.site(path) for path in before} == set(netlist.added)
+
+
+def test_checksum_lane_of_an_npu():
+    """Random programs of all layers: no alarm without a fault; with one in the operands or sums of
+    the lanes no wrong result without the alarm, unless a pool takes maxima.
+    """
+    machine = load_machine("npu_u55_32")
+    component, top = top_of(machine)
+    netlist = protected(to_json(component, top), top, {"core.mac": "abft"})
+    referee = Referee(machine, design=(netlist.json, netlist.verilog))
+    lanes = [s for s in referee.sites.values() if LANE_REGISTER.fullmatch(s.path)]
+    assert sum(s.width for s in lanes) == 4 * (8 * 8 + 20)
+    rng, wrong, linear = np.random.default_rng(3), 0, 0
+    for number, (_, work) in enumerate(islice(random_programs(rng, machine), 12)):
+        golden = referee.golden(work)
+        assert golden["corrected"] == golden["detected"] == 0
+        text = disassemble(work)
+        if "mode=max" in text or not ("CONV" in text or "POOL" in text):
+            continue
+        chosen = np.random.default_rng(number)
+        faults = [_flip(chosen, lanes, golden) for _ in range(60)]
+        outcomes = referee.run(work, faults, checkpoints=8)
+        assert not (~outcomes["output"].astype(bool) & ~outcomes["detected"].astype(bool)).any()
+        wrong, linear = wrong + int((outcomes["output"] == 0).sum()), linear + 1
+    assert linear >= 6 and wrong >= 5
 
 
 def _sites(referee: Referee, netlist, mechanism: str) -> list:
