@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bankside.cli_support import common_options, emit, finish, progress
-from bankside.errors import BanksideError, ConfigError
+from bankside.errors import ConfigError
 
 _ROWS = 40
 
@@ -73,6 +73,10 @@ def _kind(file: Path) -> str:
     return kind
 
 
+class _Disagreement(Exception):
+    """Lanes and referee do not agree in the campaign of a protected design."""
+
+
 def _campaign(
     campaign: Any, store: Path | None, workers: int, dask: str | None, out: Path | None
 ) -> dict[str, Any]:
@@ -91,15 +95,15 @@ def _campaign(
 
             def run(other: Any, name: str) -> Any:
                 path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
-                inside, wrong, _ = _injected(other, path, chosen)
+                inside, wrong, count = _injected(other, path, chosen)
                 if wrong:
-                    raise BanksideError(
-                        f"{name}: {len(wrong)} faults end differently on the referee, such as "
-                        f"{wrong[0].fault}; nothing is reported"
-                    )
+                    raise _Disagreement(inside, wrong, count)
                 return inside
 
-            result["plan"] = planned(found, run)
+            try:
+                result["plan"] = planned(found, run)
+            except _Disagreement as error:
+                return result_of(*error.args)
     if out is not None and not mismatches:
         from bankside.fault_injection.report import write
 

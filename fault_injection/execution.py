@@ -93,11 +93,13 @@ class RefereeExecutor:
 
     def __init__(
         self, machine: Any, program: Program, design: tuple[Path, Path] | None = None,
-        checkpoints: int = 0, nets: Sequence[str] = (),
+        checkpoints: int = 0, nets: Sequence[str] = (), waves: bool = False,
     ) -> None:  # fmt: skip
         from bankside.sim.rtl.referee import Referee
 
-        self.model = Referee(machine, design=design, nets=nets)
+        # Only a model with waves is asked for them: it is compiled apart.
+        more = {"waves": True} if waves else {}
+        self.model = Referee(machine, design=design, nets=nets, **more)
         self._program, self._checkpoints = program, checkpoints
         self.sites: Mapping[str, Site] = self.model.sites
         self.golden = _Golden(self.model.golden(program))
@@ -153,10 +155,11 @@ class MachineTarget:
             nets=self.nets,
         )  # fmt: skip
 
-    def referee(self, nets: Sequence[str] = ()) -> FaultExecutor | None:
+    def referee(self, nets: Sequence[str] = (), *, waves: bool = False) -> RefereeExecutor:
         made = self.protected()
         design = (made.json, made.verilog) if made else None
-        return RefereeExecutor(self.machine, self.program, design, self.checkpoints, nets)
+        checkpoints = 0 if waves else self.checkpoints
+        return RefereeExecutor(self.machine, self.program, design, checkpoints, nets, waves)
 
 
 @dataclass(frozen=True)

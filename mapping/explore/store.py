@@ -57,6 +57,8 @@ class ResultFile:
             raise sqlite3.DatabaseError(
                 f"written by another version ({version}, not {self.SCHEMA})"
             )
+        if version == self.SCHEMA:
+            return
         with self._db:
             for table in self.TABLES:
                 self._db.execute(table)

@@ -1,8 +1,8 @@
 """A tiny machine in numpy: an executor that needs no compiler, one column per faulty machine.
 
-It sums 12 numbers into `core.acc`, keeps them in a ring and drives the sum out at the end. `core.
-spare` is read by nobody, `core.check` holds a parity bit of `core.held` that raises the alarm. The
-main memory holds the numbers.
+It adds up numbers of its main memory in `core.datapath.acc` and keeps the last four in a ring.
+`spare` is read by nobody; `check` holds a parity bit of `held`, and an upset of either raises the
+alarm. The last number is fetched, but not added.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bankside.sim.faults import (
-    END_DONE, END_LIMIT, OUTCOME, Action, Site, check_actions, default_limit,
-)  # fmt: skip
+from bankside.sim import faults as sim
+from bankside.sim.faults import OUTCOME, Action, Site
 
 NUMBERS = [7, 250, 3, 99, 128, 64, 5, 17, 200, 31, 8, 77]
-FLOPS = {"core.control.index": 4, "core.control.run": 1, "core.datapath.held": 8,
-         "core.datapath.check": 1, "core.datapath.acc": 8, "core.datapath.spare": 6}  # fmt: skip
+INDEX, RUN = "core.control.index", "core.control.run"
+HELD, CHECK, ACC, SPARE = (f"core.datapath.{n}" for n in ("held", "check", "acc", "spare"))
 RING, SUM = "core.datapath.ring", "core.datapath.sum"
-LAST = len(NUMBERS) - 1
+_PARITY = np.array([value.bit_count() & 1 for value in range(256)])
 
 
 @dataclass
@@ -35,20 +34,21 @@ class Golden:
 class Tiny:
     """`FaultExecutor`. wrong: sites on which it lies, to be caught by a referee."""
 
-    def __init__(self, wrong: Sequence[str] = ()) -> None:
-        self.wrong = wrong
-        self.sites = {name: Site("flop", name, width) for name, width in FLOPS.items()}
+    def __init__(self, numbers: Sequence[int] = NUMBERS, wrong: Sequence[str] = ()) -> None:
+        self.numbers, self.wrong = np.array(numbers), wrong
+        width = len(numbers).bit_length()
+        self.flops = {INDEX: width, RUN: 1, HELD: 8, CHECK: 1, ACC: 8, SPARE: 6}
+        self.sites = {name: Site("flop", name, bits) for name, bits in self.flops.items()}
         self.sites |= {RING: Site("memory", RING, 8, 4), SUM: Site("net", SUM, 8),
-                       "out": Site("port", "out", 8),
-                       "store": Site("store", "store", 8, len(NUMBERS))}  # fmt: skip
-        self.limit = 10_000
-        self._golden = None
+                       "store": Site("store", "store", 8, len(numbers))}  # fmt: skip
+        self.state: np.ndarray | None = None
+        self.limit = 10 * len(numbers)
         self.golden = Golden(self._run([()])[0])
-        self.limit = default_limit(self.golden.cycles)
+        self.limit = sim.default_limit(self.golden.cycles)
 
     def run(self, faults: Sequence[Sequence[Action]]) -> np.ndarray:
         for actions in faults:
-            check_actions(actions, self.sites)
+            sim.check_actions(actions, self.sites)
         rows = self._run(faults)
         for row, actions in zip(rows, faults, strict=True):
             if any(action.site in self.wrong for action in actions):
@@ -57,75 +57,65 @@ class Tiny:
 
     def _run(self, faults: Sequence[Sequence[Action]]) -> np.ndarray:
         n = len(faults)
-        s = {name: np.zeros(n, np.int64) for name in FLOPS}
-        s["core.control.run"][:] = 1
-        ring, store = np.zeros((4, n), np.int64), np.tile(np.array(NUMBERS)[:, None], n)
-        out = np.zeros(n, OUTCOME)
-        out["first"], out["end"] = -1, END_LIMIT
-        live = np.ones(n, bool)
-        todo = [(lane, a) for lane, actions in enumerate(faults) for a in actions]
-        horizon = 10_000 if self._golden is None else self.limit
-        for cycle in range(horizon):
-            forced = []
-            for lane, a in todo:
-                end = cycle if a.op == "flip" else a.last
-                if a.first <= cycle and (end is None or cycle <= end) and live[lane]:
-                    if a.op == "force":
-                        forced.append((lane, a))
-                    elif not (a.op == "flip" and cycle != a.first):
-                        self._deposit(s, ring, store, lane, a)
-            todo = [(lane, a) for lane, a in todo
-                    if not (a.last is not None and a.last < cycle or a.op == "flip" and a.first <= cycle)]  # fmt: skip
-            total = (s["core.datapath.acc"] + s["core.datapath.held"]) & 255
-            port = total * 0
-            for lane, a in forced:
-                old = total[lane] if a.site == SUM else port[lane]
-                new = old ^ a.mask if a.value is None else old & ~a.mask | a.value
-                (total if a.site == SUM else port)[lane] = new
-            alarm = np.zeros(n, np.int64)
-            held = s["core.datapath.held"]
-            parity = np.zeros(n, np.int64)
-            for bit in range(8):
-                parity ^= held >> bit & 1
-            alarm = (parity != s["core.datapath.check"]).astype(np.int64)
-            out["detected"][live] |= alarm[live].astype(np.uint8)
-            differs = live & (port != 0) & (out["first"] < 0)
-            out["first"][differs] = cycle
-            index = s["core.control.index"]
-            number = store[np.minimum(index, LAST), np.arange(n)]
-            run = s["core.control.run"] == 1
-            step = live & run
-            s["core.datapath.acc"][step] = total[step]
-            s["core.datapath.held"][step] = number[step]
-            np_parity = np.zeros(n, np.int64)
-            for bit in range(8):
-                np_parity ^= number >> bit & 1
-            s["core.datapath.check"][step] = np_parity[step]
-            ring[index[step] & 3, np.flatnonzero(step)] = number[step]
-            last = step & (index == LAST)
-            s["core.control.index"][step] = (index[step] + 1) & 15
-            s["core.control.run"][last] = 0
-            ended = last
-            out["cycles"][ended], out["end"][ended] = cycle + 1, END_DONE
+        state = {name: np.zeros(n, np.int64) for name in self.flops}
+        state[RUN][:] = 1
+        ring, store = np.zeros((4, n), np.int64), np.tile(self.numbers[:, None], n)
+        out, live = np.zeros(n, OUTCOME), np.ones(n, bool)
+        out["first"], out["end"], out["cycles"] = -1, sim.END_LIMIT, self.limit
+        todo = [(lane, action) for lane, actions in enumerate(faults) for action in actions]
+        todo.sort(key=lambda item: item[1].first)
+        acting: list[tuple[int, Action]] = []
+        for cycle in range(self.limit):
+            while todo and todo[0][1].first <= cycle:
+                acting.append(todo.pop(0))
+            forced = self._deposits(acting, state, ring, store, live)
+            acting = [
+                (i, a) for i, a in acting if a.op != "flip" and (a.last is None or a.last > cycle)
+            ]
+            ended = self._step(cycle, state, ring, store, out, live, forced)
+            out["cycles"][ended], out["end"][ended] = cycle + 1, sim.END_DONE
             live &= ~ended
             if not live.any():
                 break
-        out["cycles"][live] = horizon
-        self._judge(out, s, ring, store)
+        self._judge(out, state, ring, store)
         return out
 
-    def _deposit(self, s, ring, store, lane: int, a: Action) -> None:
-        row = store[a.word] if a.site == "store" else ring[a.word] if a.site == RING else s[a.site]
-        row[lane] = row[lane] ^ a.mask if a.op == "flip" else row[lane] & ~a.mask | a.value
+    def _deposits(self, acting, state, ring, store, live) -> list[tuple[int, Action]]:
+        """Carry out deposits; return what is forced."""
+        forced = []
+        for lane, a in acting:
+            if a.op == "force":
+                forced.append((lane, a))
+            elif live[lane]:
+                row = {"store": store, RING: ring}.get(a.site)
+                row = state[a.site] if row is None else row[a.word]
+                row[lane] = row[lane] ^ a.mask if a.op == "flip" else row[lane] & ~a.mask | a.value
+        return forced
 
-    def _judge(self, out, s, ring, store) -> None:
-        state = np.concatenate([np.stack(list(s.values())), ring, store])
-        acc = s["core.datapath.acc"]
-        if self._golden is None:
-            self._golden = state[:, 0].copy(), int(acc[0])
-        out["output"] = acc == self._golden[1]
-        out["state"] = (state == self._golden[0][:, None]).all(axis=0)
-        out["counters"] = 1
+    def _step(self, cycle, state, ring, store, out, live, forced) -> np.ndarray:
+        """One cycle; which machines end with it."""
+        total = state[ACC] + state[HELD] & 255
+        for lane, a in forced:
+            old = total[lane]
+            total[lane] = old ^ a.mask if a.value is None else old & ~a.mask | a.value
+        alarm = _PARITY[state[HELD]] != state[CHECK]
+        out["detected"][live & alarm] = 1
+        index, step = state[INDEX], live & (state[RUN] == 1)
+        number = store[np.minimum(index, len(store) - 1), np.arange(len(live))]
+        last = step & (index == len(store) - 1)
+        ring[index[step] & 3, np.flatnonzero(step)] = number[step]
+        state[ACC][step], state[HELD][step] = total[step], number[step]
+        state[CHECK][step] = _PARITY[number[step]]
+        state[INDEX][step] = index[step] + 1 & (1 << self.flops[INDEX]) - 1
+        state[RUN][last] = 0
+        return last
+
+    def _judge(self, out, state, ring, store) -> None:
+        kept = np.concatenate([np.stack(list(state.values())), ring, store])
+        if self.state is None:
+            self.state, self.right = kept[:, 0].copy(), int(state[ACC][0])
+        out["output"], out["counters"] = state[ACC] == self.right, 1
+        out["state"] = (kept == self.state[:, None]).all(axis=0)
 
 
 def tiny() -> tuple[Tiny, Tiny]:
@@ -135,9 +125,15 @@ def tiny() -> tuple[Tiny, Tiny]:
 
 def lying() -> tuple[Tiny, Tiny]:
     """The referee does not agree on one register."""
-    return Tiny(), Tiny(wrong=("core.datapath.held",))
+    return Tiny(), Tiny(wrong=(HELD,))
 
 
 def alone() -> tuple[Tiny, None]:
     """Without a referee."""
     return Tiny(), None
+
+
+def long() -> tuple[Tiny, Tiny]:
+    """With enough faults for large campaigns."""
+    numbers = [(37 * i * i + 11) % 256 for i in range(240)]
+    return Tiny(numbers), Tiny(numbers)
