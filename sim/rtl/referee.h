@@ -48,7 +48,7 @@ private:
 };
 
 enum Op : uint64_t { kFlip = 0, kHold = 1, kInvert = 2, kForce = 3 };
-enum Place : uint64_t { kState = 0, kStore = 1, kInput = 2, kOutput = 3 };
+enum Place : uint64_t { kState = 0, kStore = 1, kInput = 2, kOutput = 3, kNet = 4 };
 
 // An action on 64 bits of a word, as sim/rtl/referee.py writes it. `site`: number of the variable or port.
 struct Action {
@@ -63,10 +63,60 @@ struct Action {
 
 using Bytes = std::vector<uint8_t>;
 
-// All registers and memories of a model.
+// A net with the registers of sim/rtl/netlist_verilog.py in front: ((value ^ flip) & ~clear) | set.
+struct Saboteur {
+    Variable flip, clear, set;
+
+    bool found() const { return flip.data && clear.data && set.data; }
+
+    void rest() {
+        for (auto* v : {&flip, &clear, &set}) std::memset(v->data, 0, v->size());
+    }
+
+    // After what is there already.
+    void add(const Action& action) {
+        const unsigned chunk = action.chunk;
+        const uint64_t cleared = clear.get(0, chunk), high = set.get(0, chunk);
+        if (action.op == kInvert) {
+            flip.set(0, chunk, flip.get(0, chunk) ^ (action.mask & ~cleared));
+            set.set(0, chunk, high ^ (action.mask & cleared));
+        } else {
+            clear.set(0, chunk, cleared | action.mask);
+            set.set(0, chunk, action.apply(high));
+        }
+    }
+};
+
+// All registers and memories of a model; what reads each (StateMap.witnessed): its bits inverted, of a memory those of the word that
+// its select names.
 class State {
 public:
-    std::vector<Variable> variables;
+    std::vector<Variable> variables, witnesses, selects;
+
+    // One more; whether the model has it. No `select`: a register.
+    bool add(const VerilatedContext& context, const std::string& top, const std::string& scope, const std::string& variable,
+             const std::string& witness, const std::string& select) {
+        variables.push_back(Variable::find(context, top, scope, variable));
+        witnesses.push_back(Variable::find(context, top, scope, witness));
+        selects.push_back(select.empty() ? Variable{} : Variable::find(context, top, scope, select));
+        return variables.back().data && witnesses.back().data && (select.empty() || selects.back().data);
+    }
+
+    // Whether bits of a word can be written from outside: all of `mask` are inverted, have to stay so without a clock edge, and what
+    // reads the word has to see it. 0 yes, 1 not kept, 2 not seen. The model is as before afterwards.
+    template <typename Top>
+    int prove(Model<Top>& model, uint64_t site, uint64_t word, unsigned chunk, uint64_t mask) {
+        Variable& v = variables[site];
+        if (selects[site].data) selects[site].set(0, 0, word);
+        model.settle();
+        const uint64_t before = v.get(word, chunk), seen = witnesses[site].get(0, chunk);
+        v.set(word, chunk, before ^ mask);
+        model.settle();
+        const bool kept = v.get(word, chunk) == (before ^ mask), follows = witnesses[site].get(0, chunk) == (seen ^ mask);
+        v.set(word, chunk, before);
+        model.settle();
+        return !kept ? 1 : !follows ? 2 : 0;
+    }
 
     Bytes save() const {
         size_t size = 0;

@@ -8,39 +8,42 @@ what is written and whose readers see it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bankside.cache import cache_entry, content_hash
 from bankside.errors import ProgramError, ToolError
 from bankside.isa.machines import AnyMachine
 from bankside.isa.program import Program
 from bankside.sim.elaborate import to_json, to_verilog
 from bankside.sim.faults import (
-    ALARM_PORTS,
     OUTCOME,
     STORE,
-    TRACE_PORTS,
     Action,
     Site,
     check_actions,
     default_limit,
 )
 from bankside.sim.rtl.compiled import CompiledModel, pointer
+from bankside.sim.rtl.netlist_verilog import SABOTEUR, find_nets, netlist_verilog
+from bankside.sim.rtl.referee_build import (
+    NET,
+    STATE,
+    STORE_PLACE,
+    Ports,
+    chosen_nets,
+    referee_library,
+)
 from bankside.sim.rtl.referee_jobs import JOBS, store_bytes
 from bankside.sim.rtl.state import StateMap
 from bankside.sim.rtl.tops import top_of
-from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
-__all__ = ["Referee", "referee_library"]
+__all__ = ["Referee"]
 
-_SHIM = Path(__file__).with_name("referee_shim.cpp")
 _FLIP, _HOLD, _INVERT, _FORCE = range(4)
-_STATE, _STORE_PLACE, _INPUT, _OUTPUT = range(4)
 _WHOLE = (1 << 64) - 1
 _NEVER = _WHOLE
 _ACTION = np.dtype(
@@ -62,23 +65,37 @@ class Referee(CompiledModel):
 
     machine : of any engine.
     design : (netlist, Verilog) of the top, where it is not the machine's own (a protected design).
+    nets : paths of the nets that faults may force. The Verilog is then that of the netlist, cell
+        by cell, and a model of its own is compiled for each set of nets.
+
+    Raises ConfigError for a net that is none, ToolError where a tool is missing or fails.
     """
 
     PREFIX = "referee"
 
-    def __init__(self, machine: AnyMachine, *, design: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        machine: AnyMachine,
+        *,
+        design: tuple[Path, Path] | None = None,
+        nets: Iterable[str] = (),
+    ) -> None:
         self.machine = machine
+        paths = sorted(set(nets))
         top, name = top_of(machine)
-        netlist, verilog = design or (to_json(top, name), to_verilog(top, name))
-        self.state = StateMap(netlist, verilog)
+        netlist, verilog = design or (to_json(top, name), None)
+        if paths:
+            verilog = netlist_verilog(netlist, name)
+        self.state = StateMap(netlist, verilog or to_verilog(top, name))
+        self._nets = chosen_nets(find_nets(self.state.modules, name) if paths else (), paths)
         self._variables = self.state.variables()
         self._numbers = {(v.kind, v.path): i for i, v in enumerate(self._variables)}
-        self._ports = _Ports(machine.engine, self.state.modules[name]["ports"])
+        self._ports = Ports(machine.engine, self.state.modules[name]["ports"])
         self.sites = self._sites()
         self.cycles = 0
         self._golden_cycles: int | None = None
         self._proven: dict[tuple[int, int], int] = {}
-        super().__init__(referee_library(machine, name, self.state, self._ports))
+        super().__init__(referee_library(machine, name, self.state, self._nets, self._ports))
 
     # --- sites ------------------------------------------------------------------------------------
     def _sites(self) -> dict[str, Site]:
@@ -86,6 +103,7 @@ class Referee(CompiledModel):
         found = {name: Site("port", name, width) for name, width in self._ports.widths.items()}
         for v in self._variables:
             found[v.path] = Site(v.kind, v.path, v.width, v.depth, v.scope)
+        found |= {net.path: Site("net", net.path, net.width, 1, net.scope) for net in self._nets}
         size = store_bytes(self.machine)
         if size:
             found[STORE] = Site("store", STORE, 8, size)
@@ -97,8 +115,11 @@ class Referee(CompiledModel):
             for v in self._variables
         )
         self._problem = ctypes.create_string_buffer(256)
-        names = "".join(f"{line}\n" for line in lines).encode()
-        return names, self._problem, ctypes.c_uint64(len(self._problem))
+        nets = (
+            "\t".join((net.scope, *(net.register(kind) for kind in SABOTEUR))) for net in self._nets
+        )
+        tables = ("".join(f"{line}\n" for line in table).encode() for table in (lines, nets))
+        return *tables, self._problem, ctypes.c_uint64(len(self._problem))
 
     def reset(self) -> None:
         """Power-on; forgets the program."""
@@ -227,10 +248,12 @@ class Referee(CompiledModel):
 
     def _place(self, site: Site) -> tuple[int, int]:
         if site.kind == "store":
-            return _STORE_PLACE, 0
+            return STORE_PLACE, 0
         if site.kind == "port":
             return self._ports.place(site.path)
-        return _STATE, self._numbers[site.kind, site.path]
+        if site.kind == "net":
+            return NET, [net.path for net in self._nets].index(site.path)
+        return STATE, self._numbers[site.kind, site.path]
 
     # --- proof ------------------------------------------------------------------------------------
     def _prove(self, actions: Iterable[Action]) -> None:
@@ -250,12 +273,12 @@ class Referee(CompiledModel):
         left = mask & ~self._proven.get((number, word), 0)
         for chunk in range(-(-site.width // 64)):
             bits = left >> 64 * chunk & _WHOLE
-            while bits:
-                bit = bits & -bits
-                bits ^= bit
-                reason = self._proof(number, word, chunk, bit)
-                if reason:
-                    return f"bit {64 * chunk + bit.bit_length() - 1} {reason}"
+            if bits and self._proof(number, word, chunk, bits):
+                each = [1 << i for i in range(64) if bits >> i & 1]
+                bit, reason = next(
+                    (b, r) for b in each if (r := self._proof(number, word, chunk, b))
+                )
+                return f"bit {64 * chunk + bit.bit_length() - 1} {reason}"
         self._proven[number, word] = self._proven.get((number, word), 0) | mask
         return None
 
@@ -266,63 +289,3 @@ class Referee(CompiledModel):
             1: "does not keep what is written from outside",
             2: "is written, but what reads it does not see that",
         }[self._call("prove", *arguments)]
-
-
-class _Ports:
-    """Ports of the top by their place in the shim."""
-
-    def __init__(self, engine: str, ports: Mapping[str, Any]) -> None:
-        self.widths = {n: len(p["bits"]) for n, p in ports.items() if n != "clk"}
-        outputs = [n for n, p in ports.items() if p["direction"] == "output"]
-        traces = TRACE_PORTS[engine]
-        self.inputs = [n for n in self.widths if n not in outputs]
-        self.alarms = [n for n in ALARM_PORTS if n in outputs]
-        self.compared = [n for n in outputs if n not in traces and n not in self.alarms]
-        self.traces = [n for n in outputs if n in traces]
-
-    def place(self, name: str) -> tuple[int, int]:
-        if name in self.inputs:
-            return _INPUT, self.inputs.index(name)
-        return _OUTPUT, [*self.compared, *self.traces, *self.alarms].index(name)
-
-    def macros(self) -> dict[str, str]:
-        """Lists of X(name, width), names as Verilator writes them."""
-        lists = {"REFEREE_INPUTS": self.inputs, "REFEREE_OUTPUTS": self.compared,
-                 "REFEREE_TRACES": self.traces, "REFEREE_ALARMS": self.alarms}  # fmt: skip
-        return {
-            key: "".join(f"X({n.replace('__', '___05F')},{self.widths[n]})" for n in names)
-            for key, names in lists.items()
-        }
-
-
-def referee_library(machine: AnyMachine, name: str, state: StateMap, ports: _Ports) -> ctypes.CDLL:
-    """The compiled model of top module `name`, all of its state in reach.
-
-    Raises ToolError where a tool is missing or fails.
-    """
-    text = state.witnessed()
-    with cache_entry("referee", {"verilog": content_hash({"text": text})}) as entry:
-        if not entry.hit:
-            (entry.path / f"{name}.v").write_text(text)
-    macros = {
-        "REFEREE_TOP": f"V{name}",
-        "REFEREE_TOP_NAME": f'"{name}"',
-        "REFEREE_HEADER": f'"V{name}.h"',
-        "REFEREE_PIM": int(machine.engine == "pim"),
-        "REFEREE_NPU": int(machine.engine == "npu"),
-        **_defines(machine),
-        **ports.macros(),
-    }
-    return build_library(
-        entry.path / f"{name}.v",
-        name,
-        _SHIM,
-        cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in macros.items())),
-        vlt=state.public(),
-    )
-
-
-def _defines(machine: AnyMachine) -> dict[str, int]:
-    from bankside.sim.rtl import array, npu, pim
-
-    return {"pim": pim, "array": array, "npu": npu}[machine.engine].defines(machine)

@@ -4,6 +4,9 @@
 // the ports but for the clock, X(name, width) each: -DINPUTS, -DOUTPUTS (those that are compared first: all but traces and alarms),
 // -DTRACES, -DALARMS.
 #include REFEREE_HEADER
+
+#include <array>
+
 #include "referee.h"
 #include "referee_world.h"
 
@@ -47,7 +50,7 @@ uint64_t mixed(uint64_t hash, uint64_t value) {
 struct Machine {
     Model<REFEREE_TOP> model;
     State state;
-    std::vector<Variable> witnesses, selects;
+    std::vector<Saboteur> nets;
     std::vector<Port> inputs, outputs, alarms;
     unsigned compared = 0;  // outputs
 
@@ -110,9 +113,26 @@ struct Golden {
     std::unique_ptr<World> world;
 };
 
+// Four names each: scope, variable, witness, select ("" but for memories); of nets: scope, flip, clear, set.
 struct Names {
-    std::vector<std::string> scopes, variables, witnesses, selects;
+    std::vector<std::array<std::string, 4>> variables, nets;
 };
+
+// Lines of names, separated by tabs.
+std::vector<std::array<std::string, 4>> table(const char* text) {
+    std::vector<std::array<std::string, 4>> rows;
+    unsigned column = 0;
+    for (; *text; ++text) {
+        if (column == 0 && (rows.empty() || text[-1] == '\n')) rows.emplace_back();
+        if (*text == '\t')
+            ++column;
+        else if (*text == '\n')
+            column = 0;
+        else
+            rows.back()[column] += *text;
+    }
+    return rows;
+}
 
 struct Referee {
     Names names;
@@ -126,14 +146,14 @@ struct Referee {
         machine.reset();
         machine.reset(new Machine);
         const auto& context = *machine->model.context;
-        for (size_t i = 0; i < names.scopes.size(); ++i) {
-            const auto find = [&](const std::string& name) { return Variable::find(context, REFEREE_TOP_NAME, names.scopes[i], name); };
-            machine->state.variables.push_back(find(names.variables[i]));
-            machine->witnesses.push_back(find(names.witnesses[i]));
-            machine->selects.push_back(names.selects[i].empty() ? Variable{} : find(names.selects[i]));
-            const bool whole = machine->state.variables.back().data && machine->witnesses.back().data &&
-                               (names.selects[i].empty() || machine->selects.back().data);
-            if (!whole) return names.scopes[i] + "." + names.variables[i];
+        for (const auto& [scope, variable, witness, select] : names.variables)
+            if (!machine->state.add(context, REFEREE_TOP_NAME, scope, variable, witness, select)) return scope + "." + variable;
+        for (const auto& [scope, flip, clear, set] : names.nets) {
+            const auto find = [&, &scope = scope](const std::string& name) {
+                return Variable::find(context, REFEREE_TOP_NAME, scope, name);
+            };
+            machine->nets.push_back({find(flip), find(clear), find(set)});
+            if (!machine->nets.back().found()) return scope + "." + flip;
         }
         return "";
     }
@@ -159,6 +179,18 @@ struct Faults {
         return any;
     }
 
+    // Nets of a cycle, or none (`cycle` kNobody); whether any of them are forced.
+    static constexpr uint64_t kNobody = ~uint64_t{0} - 1;
+    bool steer(Machine& machine, uint64_t cycle) const {
+        bool any = false;
+        for (uint64_t i = 0; i < count; ++i)
+            if (actions[i].place == kNet) machine.nets[actions[i].site].rest();
+        for (uint64_t i = 0; i < count; ++i)
+            if (actions[i].place == kNet && cycle != kNobody && actions[i].acts(cycle))
+                machine.nets[actions[i].site].add(actions[i]), any = true;
+        return any;
+    }
+
     bool forces(Place place, uint64_t cycle) const {
         return std::any_of(actions, actions + count, [&](const Action& a) { return a.place == place && a.acts(cycle); });
     }
@@ -173,10 +205,14 @@ struct Faults {
 template <typename Visit>
 bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
     auto& model = machine.model;
-    if (faults.deposit(machine, world, cycle)) model.settle();
+    const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
+    if (deposited || steered) model.settle();
     faults.force(machine.outputs, kOutput, cycle);
-    if (!world.running(model)) return false;
-    bool changed = world.drive(model);
+    if (!world.running(model)) {
+        faults.steer(machine, Faults::kNobody);
+        return false;
+    }
+    const bool changed = world.drive(model);
     const bool forced = faults.forces(kInput, cycle);
     Bytes inputs;
     if (forced) machine.keep(machine.inputs, inputs);
@@ -187,8 +223,9 @@ bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& fau
     visit(cycle);
     model.step();
     if (forced) machine.give(machine.inputs, inputs);
-    changed = world.proceed(model, job);
-    if (changed || forced) model.settle();
+    if (steered) faults.steer(machine, Faults::kNobody);
+    if (forced || steered) model.settle();
+    if (world.proceed(model, job)) model.settle();
     return true;
 }
 
@@ -235,22 +272,10 @@ Outcome judge(Referee& referee, World& world, uint64_t cycles, uint64_t first, u
 
 extern "C" {
 
-// Fields of the names: separated by tabs; one variable per line: scope, variable, witness, select (of memories).
-void* referee_new(const char* names, char* problem, uint64_t size) {
+// variables, nets: lines of `Names`.
+void* referee_new(const char* variables, const char* nets, char* problem, uint64_t size) {
     std::unique_ptr<Referee> made(new Referee);
-    std::vector<std::string>* columns[] = {&made->names.scopes, &made->names.variables, &made->names.witnesses,
-                                           &made->names.selects};
-    unsigned column = 0;
-    std::string field;
-    for (const char* at = names; *at; ++at) {
-        if (*at != '\t' && *at != '\n') {
-            field += *at;
-            continue;
-        }
-        columns[column]->push_back(field);
-        field.clear();
-        column = *at == '\t' ? column + 1 : 0;
-    }
+    made->names = {table(variables), table(nets)};
     const std::string missing = made->renew();
     if (missing.empty()) return made.release();
     std::strncpy(problem, missing.c_str(), size - 1);
@@ -325,26 +350,10 @@ int referee_run(void* handle, const Action* actions, uint64_t count, int from_ch
     return 1;
 }
 
-// Whether a flip of every bit of `mask` of a word stays and is seen by what reads the word: 0 yes, 1 not kept, 2 not seen. The model is
-// as before afterwards.
+// See State::prove.
 int referee_prove(void* handle, uint64_t site, uint64_t word, uint64_t chunk, uint64_t mask) {
     Machine& machine = *static_cast<Referee*>(handle)->machine;
-    Variable& v = machine.state.variables[site];
-    const Variable& witness = machine.witnesses[site];
-    Variable& select = machine.selects[site];
-    if (select.data) select.set(0, 0, word);
-    machine.model.settle();
-    const uint64_t before = v.get(word, chunk), seen = witness.get(0, chunk);
-    v.set(word, chunk, before ^ mask);
-    machine.model.settle();
-    const bool kept = v.get(word, chunk) == (before ^ mask), follows = witness.get(0, chunk) == (seen ^ mask);
-    v.set(word, chunk, before);
-    machine.model.settle();
-    return !kept ? 1 : !follows ? 2 : 0;
-}
-
-uint64_t referee_read(void* handle, uint64_t site, uint64_t word, uint64_t chunk) {
-    return static_cast<Referee*>(handle)->machine->state.variables[site].get(word, chunk);
+    return machine.state.prove(machine.model, site, word, chunk, mask);
 }
 
 }  // extern "C"

@@ -17,14 +17,16 @@ from typing import Any
 from bankside.errors import ToolError
 from bankside.sim.lanes.netlist import name_of
 
-__all__ = ["StateMap", "StateVariable"]
+__all__ = ["FLOPS", "StateMap", "StateVariable", "plain", "plain_field"]
 
 _MODULE = re.compile(r"^module (\\\S+|\w+)\s*\(.*?^endmodule", re.MULTILINE | re.DOTALL)
 _NAME = r"(\\\S+ |[A-Za-z_]\w*)"
-_CLOCKED = re.compile(rf"^ +{_NAME}(?:\[[\d:]+\])? ?<= ", re.MULTILINE)
+_CLOCKED = re.compile(rf"^ +{_NAME}(?:\[[\d:]+\])? *<= ", re.MULTILINE)
 _MEMORY = re.compile(rf"^  reg (?:signed )?(?:\[\d+:0\] )?{_NAME} ?\[\d+:0\];", re.MULTILINE)
-_ASSIGN = re.compile(rf"^  assign {_NAME} ?= {_NAME};", re.MULTILINE)
+_ASSIGN = re.compile(rf"^  assign {_NAME} *= {_NAME} *;", re.MULTILINE)
 
+#: Cells that keep their output Q.
+FLOPS = ("$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$adff", "$adffe", "$dlatch")
 _PARAMETERS = ("WIDTH", "SIZE", "RD_PORTS", "WR_PORTS", "RD_CLK_ENABLE")
 
 
@@ -121,7 +123,7 @@ def _of_module(name: str, module: Mapping[str, Any], body: str) -> Iterator[Stat
     declared = _Declared.of(body)
     found = []
     for cell, c in module["cells"].items():
-        if c["type"] == "$dff":
+        if c["type"] in FLOPS:
             found.append(declared.register(name, nets, c["connections"]["Q"], f"{cell}.Q"))
         elif c["type"] == "$mem_v2":
             found += _memory(name, nets, declared, cell, c)
@@ -139,7 +141,7 @@ def _memory(
     p = {key: _number(c["parameters"][key]) for key in _PARAMETERS}
     width = p["WIDTH"]
     if p["WR_PORTS"]:
-        variable = next((n for n in (cell, _plain_field(cell)) if n in declared.memories), None)
+        variable = next((n for n in (cell, plain_field(cell)) if n in declared.memories), None)
         if variable is None:
             raise ToolError(_missing(module, "memory", cell))
         yield StateVariable("memory", cell, "", variable, width, p["SIZE"])
@@ -174,7 +176,7 @@ class _Declared:
     ) -> StateVariable:
         """The register whose output is `bits`; `unnamed` is its name where no net has one."""
         path = name_of(bits, nets) or unnamed
-        for net in (_plain_field(plain(n)) for n in nets.get(tuple(bits), [])):
+        for net in (plain_field(plain(n)) for n in nets.get(tuple(bits), [])):
             for variable in (net, self.sources.get(net)):
                 if variable in self.clocked:
                     return StateVariable("flop", path, "", variable, len(bits))
@@ -195,7 +197,7 @@ def _nets(module: Mapping[str, Any]) -> dict[tuple[Any, ...], list[str]]:
     return nets
 
 
-def _plain_field(name: str) -> str:
+def plain_field(name: str) -> str:
     """A net as `to_verilog` writes it: fields of structures with underscores."""
     head, dot, tail = name.partition(".")
     return f"{head}__{tail}" if dot and tail.isidentifier() and head.isidentifier() else name
