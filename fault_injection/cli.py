@@ -158,24 +158,25 @@ def text(result: Mapping[str, Any]) -> str:
         if result["referee_faults"]
         else "NOT CHECKED by a referee (sample: 0)"
     )
-    count, cycles = result["injections"], result["cycles"]
-    header = (
-        f"{'model':12} {'block':24} {'bits':>10} {'faults':>8} {'SDC':>7} {'hang':>6} {'DUE':>6}"
-    )
+    count, cycles, level = result["injections"], result["cycles"], result["level"]
+    names = {
+        "SDC": "SDC", "hang": "hang", "detected-uncorrected": "DUE", "latent": "latent",
+        "masked": "masked",
+    }  # fmt: skip
+    columns = "".join(f" {short:>7}" for short in names.values())
     lines = [
         f"{result['name']}: {count:,} faults in runs of {cycles:,} cycles; {checked}",
-        f"{header} {'masked':>7}  AVF ({result['level']:.0%})",
+        f"{'model':12} {'block':24} {'bits':>10} {'faults':>8}{columns}  AVF ({level:.0%})",
     ]
     for row in result["blocks"][:_ROWS]:
-        c = row["classes"]
+        counts = "".join(f" {row['classes'][name]:>7,}" for name in names)
         lines.append(
-            f"{row['model']:12} {row['block']:24} {row['bits']:>10,} {row['faults']:>8,} "
-            f"{c['SDC']:>7,} {c['hang']:>6,} {c['detected-uncorrected']:>6,} {c['masked']:>7,}  "
+            f"{row['model']:12} {row['block']:24} {row['bits']:>10,} {row['faults']:>8,}{counts}  "
             f"{row['avf']['text']}"
         )
     for row in result["models"]:
-        lines.append(f"{row['model']:12} {'all':24} {row['bits']:>10,} {row['faults']:>8,} "
-                     f"{'':28}  {row['avf']['text']}")  # fmt: skip
+        lines.append(f"{row['model']:12} {'all':24} {row['bits']:>10,} {row['faults']:>8,}"
+                     f"{'':40}  {row['avf']['text']}")  # fmt: skip
     lines += [f"{v['metric']}: {v['verdict']} ({v['text']})" for v in result["verdicts"]]
     return "\n".join(lines)
 

@@ -117,6 +117,11 @@ def _block_cells(fit: BlockFit) -> list[str]:
 
 def to_html(assessment: Assessment, title: str = "FMEDA") -> str:
     """A page for a safety engineer: verdict, metrics, blocks, where the rates are from."""
+    return page(title, sections(assessment, title))
+
+
+def sections(assessment: Assessment, title: str = "FMEDA") -> str:
+    """What is on that page, for a larger one."""
     target = assessment.target
     verdict = assessment.verdict or "no requirement"
     head = paragraph(
@@ -136,4 +141,4 @@ def to_html(assessment: Assessment, title: str = "FMEDA") -> str:
         section("Raw rates", table(("sites", "faults", "FIT per bit", "source"), sources.values())),
         section("Notes", *(paragraph(e(note)) for note in NOTES)),
     )
-    return page(title, "".join(body))
+    return "".join(body)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -84,9 +86,7 @@ def share_of(
             "high": high,
             "text": f"{sign} {_percent(edge)} %",
         }
-    worth = max(1, int(estimate * (1 - estimate) / _variance(joint)))
-    low, high = (float(v) for v in wilson(round(estimate * worth), worth, level))
-    low, high = min(low, estimate), max(high, estimate)
+    low, high = _wilson(estimate, estimate * (1 - estimate) / _variance(joint), level)
     text = f"{_percent(estimate)} % ({_percent(low)}-{_percent(high)} %)"
     return {"estimate": estimate, "low": low, "high": high, "text": text}
 
@@ -98,8 +98,17 @@ def _variance(joint: Strata) -> float:
     return float(each.sum())
 
 
+def _wilson(share: float, trials: float, level: float) -> tuple[float, float]:
+    """As `statistics.wilson`, for a number of trials that need not be whole."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    scale = 1 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.1f}"
+    return f"{100 * share:#.2g}" if share < 0.1 else f"{100 * share:.1f}"
 
 
 def _rows(found: Found, level: float, names: tuple[str, ...], group: Group) -> list[dict[str, Any]]:
@@ -125,12 +134,20 @@ def _rows(found: Found, level: float, names: tuple[str, ...], group: Group) -> l
             "faults": sum(trials),
             "exhaustive": all(n == s.population for n, s in zip(trials, strata, strict=True)),
             "classes": {str(c): int(counts[:, i].sum()) for i, c in enumerate(CLASSES)},
+            "shares": _weighted(strata, counts),
             "false_alarms": int(alarms[numbers].sum()),
             "avf": share_of(strata, _sum(counts, FAILURES), trials, level),
             "due": share_of(strata, _sum(counts, (OutcomeClass.DETECTED,)), trials, level),
         }
         rows.append(row)
     return rows
+
+
+def _weighted(strata: Sequence[Stratum], counts: NDArray[np.int64]) -> dict[str, float]:
+    """Share of all possible faults by class, as the strata tell."""
+    sizes = np.array([s.population for s in strata], np.float64)
+    shares = sizes / sizes.sum() @ (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    return {str(c): float(share) for c, share in zip(CLASSES, shares, strict=True)}
 
 
 def _counts(found: Found) -> NDArray[np.int64]:
@@ -164,10 +181,11 @@ def _hierarchy(found: Found) -> list[dict[str, Any]]:
     for fault, weight, bad in zip(found.faults, weights, failed, strict=True):
         parts = fault.site.split(".")[:-1]
         for depth in range(len(parts) + 1):
-            row = sums.setdefault((fault.model, ".".join(parts[:depth])), [0.0, 0.0, 0])
+            row = sums.setdefault((fault.model, ".".join(parts[:depth])), [0.0, 0.0, 0, 0])
             row[0] += weight
             row[1] += weight * bad
             row[2] += 1
+            row[3] += int(bad)
     bits: dict[tuple[str, str], int] = {}
     for stratum in found.prepared.strata:
         if stratum.phase.first == 0:
@@ -178,7 +196,7 @@ def _hierarchy(found: Found) -> list[dict[str, Any]]:
                     bits[key] = bits.get(key, 0) + site.width * site.depth
     return [
         {"model": model, "path": path, "bits": bits[model, path], "faults": int(row[2]),
-         "avf": row[1] / row[0]}
+         "failures": int(row[3]), "avf": row[1] / row[0]}
         for (model, path), row in sorted(sums.items())
     ]  # fmt: skip
 
