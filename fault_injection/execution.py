@@ -28,11 +28,12 @@ __all__ = ["FaultExecutor", "FunctionTarget", "GoldenRun", "MachineTarget", "Ref
            "Target", "Task", "actions_of", "executor_of"]  # fmt: skip
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: What outcomes depend on besides the design.
+#: What outcomes depend on besides the design: everywhere, and where it is one of our machines.
 _SOURCES = (
-    "sim/faults.py", "sim/lanes", "sim/rtl", "fault_injection/fault.py", "fault_injection/sites.py",
+    "sim/faults.py", "fault_injection/fault.py", "fault_injection/sites.py",
     "fault_injection/sampling.py", "fault_injection/models",
 )  # fmt: skip
+_ENGINES = ("sim/lanes", "sim/rtl")
 
 
 class GoldenRun(Protocol):
@@ -129,7 +130,7 @@ class MachineTarget:
     def digest(self) -> str:
         return content_hash(
             {"machine": self.machine.config.content_hash, "program": self.program.hash,
-             "protection": dict(self.protection or {}), "code": _code()}
+             "protection": dict(self.protection or {}), "code": _code(*_SOURCES, *_ENGINES)}
         )  # fmt: skip
 
     def protected(self) -> Netlist | None:
@@ -178,7 +179,8 @@ class FunctionTarget:
         from bankside.mapping.explore.evaluate import load_function
 
         file = load_function(self.name, self.folder)[1]
-        return content_hash({"function": self.name, "file": file_hash(file), "code": _code()})
+        code = _code(*_SOURCES)
+        return content_hash({"function": self.name, "file": file_hash(file), "code": code})
 
     def _made(self) -> tuple[FaultExecutor, FaultExecutor | None]:
         from bankside.mapping.explore.evaluate import load_function
@@ -197,10 +199,10 @@ class FunctionTarget:
         return self._made()[1]
 
 
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """Of everything that makes outcomes: those of another state of it are not reused."""
-    found = [_PACKAGE / name for name in _SOURCES]
+@lru_cache(maxsize=4)
+def _code(*sources: str) -> str:
+    """Of what makes outcomes: those of another state of it are not reused."""
+    found = [_PACKAGE / name for name in sources]
     files = (path for source in found for path in sorted((source, *source.rglob("*")))
              if path.suffix in (".py", ".c", ".h", ".cpp"))  # fmt: skip
     return content_hash({str(path.relative_to(_PACKAGE)): file_hash(path) for path in files})

@@ -40,7 +40,7 @@ for _name, _target, _summary in (
     (
         "inject",
         "bankside.fault_injection.cli:command",
-        "Inject soft errors: outcomes by block, protection, safety metrics.",
+        "Inject soft errors into a design or a language model.",
     ),
     ("asm", "bankside.isa.asm_cli:asm", "Assemble a program."),
     ("disasm", "bankside.isa.asm_cli:disasm", "Print a program as text."),

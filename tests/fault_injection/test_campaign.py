@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,22 +230,28 @@ def test_a_hundred_thousand_faults_killed_ten_times(described, tmp_path: Path) -
     models = "{seu: {}, sram_bit: {}, dram_cell: {}}"
     path = described(function="long", models=models, faults=100_000, exhaustive=10_000, batch=400)
     command = [sys.executable, "-m", "bankside", "inject", str(path), "--json", "--store"]
-    whole = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, check=True)
-    assert json.loads(whole.stdout)["injections"] >= 100_000
+    whole = _table([*command, str(tmp_path / "a")])
+    assert whole["injections"] >= 100_000
     seed = int(time.time())
     print("seed", seed)
     random_, kills = random.Random(seed), 0
     while kills < 10:
         process = subprocess.Popen([*command, str(tmp_path / "b")], stdout=subprocess.DEVNULL)
         try:
-            process.wait(random_.uniform(0.5, 6))
-            break  # done before ten kills: the machine is too fast for these waits
+            process.wait(random_.uniform(0.5, 4))
+            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-    again = subprocess.run([*command, str(tmp_path / "b")], capture_output=True, check=True)
-    assert kills == 10 and again.stdout == whole.stdout
+    assert kills == 10, "done before it was killed ten times: give it more faults"
+    assert _table([*command, str(tmp_path / "b")]) == whole
+
+
+def _table(command: list[str]) -> dict[str, Any]:
+    """The result but for its provenance, which tells of files that others may change meanwhile."""
+    done = subprocess.run(command, capture_output=True, check=True)
+    return {k: v for k, v in json.loads(done.stdout).items() if k != "provenance"}
 
 
 def test_tiny_machine_runs_as_it_says() -> None:
