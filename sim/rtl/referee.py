@@ -228,8 +228,9 @@ class Referee(CompiledModel):
 
     # --- actions ----------------------------------------------------------------------------------
     def packed(self, actions: Sequence[Action]) -> NDArray[np.void]:
-        """`actions` as the shim takes them: 64 bits of a word each."""
-        rows = [row for action in actions for row in self._chunks(action)]
+        """`actions` by first cycle, as the shim takes them: 64 bits of a word each."""
+        ordered = sorted(actions, key=lambda action: action.first)
+        rows = [row for action in ordered for row in self._chunks(action)]
         return np.array(rows, _ACTION)
 
     def _chunks(self, action: Action) -> Iterator[tuple[int, ...]]:

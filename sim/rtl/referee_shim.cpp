@@ -1,7 +1,7 @@
 // Runs programs with faults on a Verilated top, one machine at a time (see sim/rtl/referee.py and docs/faults.md).
 //
 // Built with -DREFEREE_TOP (class of the model), -DTOP_NAME, -DTOP_HEADER, -DREFEREE_PIM, -DREFEREE_NPU, the macros of the machine's bench, and
-// the ports but for the clock, X(name, width) each: -DINPUTS, -DOUTPUTS (those that are compared first: all but traces and alarms),
+// the ports but for the clock, X(name, width) each: -DINPUTS, -DOUTPUTS (those that are compared: all but traces and alarms),
 // -DTRACES, -DALARMS.
 #include REFEREE_HEADER
 
@@ -78,12 +78,14 @@ struct Machine {
         for (const auto& port : ports) std::memcpy(at, port.data, port.size()), at += port.size();
     }
 
+    // What `keep` kept; nothing where it kept nothing.
     static void give(const std::vector<Port>& ports, const Bytes& bytes) {
+        if (bytes.empty()) return;
         const uint8_t* at = bytes.data();
         for (const auto& port : ports) std::memcpy(port.data, at, port.size()), at += port.size();
     }
 
-    // Of the outputs that are compared, alarms included.
+    // Of the outputs that are compared.
     uint64_t hash() const {
         uint64_t found = 0;
         const auto add = [&](const Port& port) {
@@ -94,7 +96,6 @@ struct Machine {
             }
         };
         for (unsigned i = 0; i < compared; ++i) add(outputs[i]);
-        for (const auto& port : alarms) add(port);
         return found;
     }
 
@@ -195,9 +196,14 @@ struct Faults {
         return std::any_of(actions, actions + count, [&](const Action& a) { return a.place == place && a.acts(cycle); });
     }
 
-    void force(std::vector<Port>& ports, Place place, uint64_t cycle) const {
+    // Force ports; what they were, nothing where none is forced: the model does not evaluate constant outputs again.
+    Bytes force(std::vector<Port>& ports, Place place, uint64_t cycle) const {
+        Bytes before;
+        if (!forces(place, cycle)) return before;
+        Machine::keep(ports, before);
         for (uint64_t i = 0; i < count; ++i)
             if (actions[i].place == place && actions[i].acts(cycle)) ports[actions[i].site].apply(actions[i]);
+        return before;
     }
 };
 
@@ -205,24 +211,28 @@ struct Faults {
 template <typename Visit>
 bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
     auto& model = machine.model;
+    if (world.over()) return false;
     const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
     if (deposited || steered) model.settle();
-    faults.force(machine.outputs, kOutput, cycle);
+    Bytes outputs = faults.force(machine.outputs, kOutput, cycle);
     if (!world.running(model)) {
+        machine.give(machine.outputs, outputs);
         faults.steer(machine, Faults::kNobody);
         return false;
     }
     const bool changed = world.drive(model);
-    const bool forced = faults.forces(kInput, cycle);
-    Bytes inputs;
-    if (forced) machine.keep(machine.inputs, inputs);
-    faults.force(machine.inputs, kInput, cycle);
-    if (changed || forced) model.settle();
-    faults.force(machine.outputs, kOutput, cycle);
+    const Bytes inputs = faults.force(machine.inputs, kInput, cycle);
+    const bool forced = !inputs.empty();
+    if (changed || forced) {
+        machine.give(machine.outputs, outputs);
+        model.settle();
+        outputs = faults.force(machine.outputs, kOutput, cycle);
+    }
     world.see(model);
     visit(cycle);
+    machine.give(machine.outputs, outputs);
     model.step();
-    if (forced) machine.give(machine.inputs, inputs);
+    machine.give(machine.inputs, inputs);
     if (steered) faults.steer(machine, Faults::kNobody);
     if (forced || steered) model.settle();
     if (world.proceed(model, job)) model.settle();
@@ -233,8 +243,7 @@ bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& fau
 template <typename Visit>
 uint64_t execute(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, uint64_t limit,
                  Visit&& visit) {
-    for (; cycle < limit && world.running(machine.model); ++cycle)
-        if (!one_cycle(machine, world, job, faults, cycle, visit)) break;
+    while (cycle < limit && one_cycle(machine, world, job, faults, cycle, visit)) ++cycle;
     return cycle;
 }
 
@@ -252,18 +261,18 @@ World resume(Machine& machine, const Checkpoint& from) {
     return from.world;
 }
 
-Outcome judge(Referee& referee, World& world, uint64_t cycles, uint64_t first, uint64_t alarms) {
+Outcome judge(Referee& referee, World& world, uint64_t cycles, bool limited, uint64_t first, uint64_t alarms) {
     Machine& machine = *referee.machine;
     const Golden& golden = referee.golden;
     Outcome out{};
     out.cycles = cycles;
     out.first = first;
     out.alarms = alarms;
-    out.state = machine.state.equals(golden.state);
+    out.state = cycles == golden.cycles && machine.state.equals(golden.state);
     out.output = world.delivers(*golden.world);
     const Result result = world.finish(machine.model, referee.job);
     out.status = result.status;
-    out.end = result.end;
+    out.end = limited ? 2 : result.end;
     out.counters = result.counters == golden.result.counters;
     return out;
 }
@@ -346,7 +355,7 @@ int referee_run(void* handle, const Action* actions, uint64_t count, int from_ch
     };
     const uint64_t cycles =
         execute(machine, world, referee.job, Faults{actions, count}, from ? from->cycle : 0, limit, visit);
-    *outcome = judge(referee, world, cycles, first, alarms);
+    *outcome = judge(referee, world, cycles, cycles >= limit, first, alarms);
     return 1;
 }
 

@@ -1,6 +1,6 @@
 // The worlds of the three machines for the referee: set-up from power-on to cycle 0, the inputs of a cycle, the end of a run.
 //
-// A world is copied for a checkpoint. Its members: `set_up`, `running`, `drive` (before the outputs of a cycle are final), `see`
+// A world is copied for a checkpoint. Its members: `set_up`, `over` (before faults of a cycle act), `running` (after), `drive` (before the outputs of a cycle are final), `see`
 // (when they are), `proceed` (after the edge), `finish` (status and counters), `delivers` (what the run delivers is that of another),
 // `store`.
 #ifndef BANKSIDE_REFEREE_WORLD_H
@@ -32,7 +32,7 @@ struct Job {
 
 struct World {
     PimBench host{};
-    bool over = false, done = false;
+    bool ended = false, done = false;
 
     explicit World(const Job&) {}
 
@@ -64,8 +64,10 @@ struct World {
 
     template <typename Model>
     bool running(Model&) const {
-        return !over;
+        return !ended;
     }
+
+    bool over() const { return ended; }
 
     template <typename Model>
     bool drive(Model&) {
@@ -79,7 +81,7 @@ struct World {
 
     template <typename Model>
     bool proceed(Model& model, const Job& job) {
-        over = done || model.top->error;
+        ended = done || model.top->error;
         return host.proceed(*model.top, job.bursts.data(), job.burst_count);
     }
 
@@ -88,7 +90,7 @@ struct World {
         const auto& top = *model.top;
         Result result;
         result.status = PimBench::status(top);
-        result.end = !over ? 2 : done ? 0 : 1;
+        result.end = !ended ? 2 : done ? 0 : 1;
         for (unsigned i = 0; i < REASONS; ++i) result.counters.push_back(PimBench::counter(top, i));
         return result;
     }
@@ -157,6 +159,9 @@ struct World {
     bool running(Model& model) const {
         return Bench::running(*model.top);
     }
+
+    // The outputs of a cycle tell, see `running`.
+    bool over() const { return false; }
 
     template <typename Model>
     bool drive(Model& model) {
