@@ -46,6 +46,7 @@ _STATISTICS = (
     "converged",
     "decided",
     "set_aside",
+    "shared",
 )
 
 

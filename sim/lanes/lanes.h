@@ -161,6 +161,15 @@ INLINE void SHIFT_RIGHT(const V* in, int from, V amount, V* out, int count) {
     V padded[from + count + 1];
     for (int k = 0; k < from; ++k) padded[k] = in[k];
     for (int k = from; k <= from + count; ++k) padded[k] = K(0);
+    if (__builtin_expect(EQ(amount, K(amount[0])) == ALL, 1)) {
+        const uint32_t limb = amount[0] >> 5, low = amount[0] & 31;
+        const V* first = padded + (limb < (uint32_t)from ? limb : (uint32_t)from);
+        for (int k = 0; k < count; ++k) {
+            out[k] = first[k] >> low;
+            if (low) out[k] |= first[k + 1] << (32 - low);
+        }
+        return;
+    }
     V limb = amount >> 5;
     limb = SEL(LTU(limb, K(from)), limb, K(from));
     const V low = amount & 31, high = 32 - low, index = limb * LANES + NUMBERS();
@@ -178,6 +187,15 @@ INLINE void SHIFT_LEFT(const V* in, int from, V amount, V* out, int count) {
     for (int k = 0; k < 2 * count + 2; ++k) {
         const int at = k - count - 1;
         padded[k] = at >= 0 && at < from ? in[at] : K(0);
+    }
+    if (__builtin_expect(EQ(amount, K(amount[0])) == ALL, 1)) {
+        const uint32_t limb = amount[0] >> 5, low = amount[0] & 31;
+        const V* first = padded + count + 1 - (limb < (uint32_t)count ? limb : (uint32_t)count);
+        for (int k = 0; k < count; ++k) {
+            out[k] = first[k] << low;
+            if (low) out[k] |= first[k - 1] >> (32 - low);
+        }
+        return;
     }
     V limb = amount >> 5;
     limb = SEL(LTU(limb, K(count)), limb, K(count));

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from bankside.sim.lanes.emit import Place
 
 
+_ALARMS = ("corrected", "detected")
+
+
 def ports_header(places: Iterable[Place], ignored: Sequence[str]) -> str:
     """Text of `lane_ports.h`. ignored: outputs that are not compared (traces)."""
     every = [p for p in places if p.kind in ("input", "output")]
     inputs = [p for p in every if p.kind == "input"]
     outputs = [p for p in every if p.kind == "output"]
-    compared = [p for p in outputs if p.path not in ignored]
+    compared = [p for p in outputs if p.path not in (*ignored, *_ALARMS)]
     members = "\n".join(f"    {_type(p)} {_member(p)}{_array(p)};" for p in every)
     return "\n".join(
         [
@@ -28,8 +31,9 @@ def ports_header(places: Iterable[Place], ignored: Sequence[str]) -> str:
             _function("void spread_inputs(const Ports& p, char* t, B which)", map(_spread, inputs)),
             "inline void broadcast_inputs(const Ports& p, char* t) { spread_inputs(p, t, ALL); }",
             _function("B outputs_differ(const char* t)", _differ(compared)),
+            _function("B any_output_differs(const char* t)", _differ(outputs)),
             _function("B inputs_differ(const char* t)", _differ(inputs)),
-            *(_alarm(name, outputs) for name in ("corrected", "detected")),
+            *(_alarm(name, outputs) for name in _ALARMS),
             "}\n#endif\n",
         ]
     )

@@ -126,6 +126,9 @@ struct Lane {
     uint64_t pending = 0;  // last cycle of its deeds
     Outcome outcome{};
     bool over = false;     // the run is; its registers are being read
+    bool alike = true;     // its bench is in the state of lane 0's, so that equal outputs mean equal inputs
+    uint64_t key = 0;      // of the only bit that its fault inverted
+    std::vector<std::pair<uint64_t, Outcome>> same;  // further faults that it stands for
 };
 
 // State of one machine apart from any group.
@@ -140,6 +143,7 @@ struct Saved {
     int64_t fault = -1;
     uint64_t pending = 0;
     Outcome outcome{};
+    std::vector<std::pair<uint64_t, Outcome>> same;
 };
 
 template <typename Engine>
@@ -265,7 +269,7 @@ public:
         const Log& golden = lanes[0].store.log;
         for (unsigned lane = 1; lane < LANES; ++lane) {
             LaneStore& store = lanes[lane].store;
-            if (!(busy >> lane & 1)) continue;
+            if (!(busy >> lane & 1) || lanes[lane].alike) continue;  // without pages of its own
             if (golden.count == 0 && store.log.count == 0) continue;
             if (store.log == golden) {
                 // Bytes of its own pages do not follow the common ones.
@@ -320,7 +324,7 @@ struct Golden {
 };
 
 struct Statistics {
-    uint64_t group_cycles, lane_cycles, faults, sweeps, converged, decided, set_aside;
+    uint64_t group_cycles, lane_cycles, faults, sweeps, converged, decided, set_aside, shared;
 };
 
 template <typename Engine>
@@ -551,12 +555,22 @@ private:
         one.ports = group.lanes[0].ports;
         one.store.pages.clear();
         one.over = false;
+        one.alike = true;
+        one.same.clear();
+        one.key = key_of(fault);
         one.pending = 0;
         for (uint64_t i = first_[fault]; i < first_[fault + 1]; ++i) one.pending = std::max(one.pending, deeds_[i].last);
         one.outcome = Outcome{};
         one.outcome.first = -1;
         group.busy |= B(1) << lane;
         ++statistics.faults;
+    }
+
+    // Bit that a fault inverts once, 0 for others.
+    uint64_t key_of(uint64_t fault) const {
+        const Deed& d = deeds_[first_[fault]];
+        const bool single = first_[fault + 1] - first_[fault] == 1 && d.op == kFlip && d.space == kFlop && !d.set;
+        return single ? (d.offset << 32 | d.mask) + 1 : 0;
     }
 
     void cycle_begins() {
@@ -574,11 +588,41 @@ private:
         while (group.scan < count_ && (taken_[group.scan] || start_of(group.scan) < group.cycle)) ++group.scan;
         unsigned lane = 1;
         for (size_t i = group.scan; i < count_ && start_of(i) == group.cycle; ++i) {
-            if (taken_[i]) continue;
+            if (taken_[i] || shared(group, i)) continue;
             while (lane < LANES && (group.busy >> lane & 1)) ++lane;
-            if (lane == LANES) return;
-            take(group, lane, i);
+            if (lane < LANES) take(group, lane, i);
         }
+    }
+
+    // A lane that differs from lane 0 in one bit only is the machine of the fault that inverts this bit now.
+    bool shared(Group& group, uint64_t fault) {
+        const uint64_t key = key_of(fault);
+        if (!key) return false;
+        for (unsigned lane = 1; lane < LANES; ++lane) {
+            auto& one = group.lanes[lane];
+            if (one.key != key || !(group.busy >> lane & 1) || one.over || group.cycle <= one.pending) continue;
+            const Deed& d = deeds_[first_[fault]];
+            change(group.g->q + d.offset, lane, d);
+            const bool equal = !((group.registers_differ() | inputs_differ(group.g->t)) >> lane & 1) && same_surroundings(group, lane);
+            change(group.g->q + d.offset, lane, d);
+            if (!equal) continue;
+            taken_[fault] = 1;
+            one.same.emplace_back(fault, Outcome{});
+            one.same.back().second.first = -1;
+            ++statistics.faults, ++statistics.shared;
+            return true;
+        }
+        return false;
+    }
+
+    // Memories, main memory and bench.
+    bool same_surroundings(Group& group, unsigned lane) {
+        B live = 0;
+        bool live_pages = false;
+        const auto& one = group.lanes[lane];
+        return !(group.memories_differ(golden_.memory_last.data(), live) >> lane & 1) &&
+               !group.store_differs(lane, golden_.store_last, live_pages) &&
+               (one.alike || !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state));
     }
 
     template <typename Do>
@@ -646,18 +690,43 @@ private:
         });
     }
 
+    // Lanes whose bench does what that of lane 0 does are not driven on their own.
     void drive_lanes(Group& group) {
-        for (unsigned lane = 0; lane < LANES; ++lane) {
-            if (lane && !(group.busy >> lane & 1)) continue;
-            auto& one = group.lanes[lane];
-            gather_outputs(one.ports, group.g->t, lane);
-            if (!one.over && (group.cycle >= limit_ || engine_.over(one.state, one.ports))) ends(group, lane);
-            const bool done = engine_.drive(one.state, one.ports, one.store, group.cycle, one.over);
-            if (lane) scatter_inputs(one.ports, group.g->t, lane);
-            if (done) group.done |= B(1) << lane;
+        B own = 0;
+        if (group.aside) {
+            own = group.busy;
+        } else {
+            const B odd = any_output_differs(group.g->t);
+            for (unsigned lane = 1; lane < LANES; ++lane) {
+                auto& one = group.lanes[lane];
+                if (!(group.busy >> lane & 1)) continue;
+                if (one.alike && ((odd >> lane & 1) || !one.store.pages.empty())) {
+                    one.alike = false;
+                    one.state = group.lanes[0].state;
+                    one.ports = group.lanes[0].ports;
+                }
+                if (!one.alike) own |= B(1) << lane;
+            }
+            drive_lane(group, 0);
+            spread_inputs(group.lanes[0].ports, group.g->t, ~own & ALL);
+            for (unsigned lane = 1; lane < LANES; ++lane)
+                if ((group.busy & ~own) >> lane & 1) {
+                    if (group.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
+                    group.done |= (group.done & 1) << lane;
+                }
         }
-        if (!(group.busy & 1)) spread_inputs(group.lanes[0].ports, group.g->t, ~group.busy & ALL);
-        else scatter_inputs(group.lanes[0].ports, group.g->t, 0);
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if (own >> lane & 1) {
+                drive_lane(group, lane);
+                scatter_inputs(group.lanes[lane].ports, group.g->t, lane);
+            }
+    }
+
+    void drive_lane(Group& group, unsigned lane) {
+        auto& one = group.lanes[lane];
+        gather_outputs(one.ports, group.g->t, lane);
+        if (!one.over && (group.cycle >= limit_ || engine_.over(one.state, one.ports))) ends(group, lane);
+        if (engine_.drive(one.state, one.ports, one.store, group.cycle, one.over)) group.done |= B(1) << lane;
     }
 
     void drive(Group& group) {
@@ -678,7 +747,6 @@ private:
         B live = 0;
         const B odd = together ? group.registers_differ() | group.memories_differ(golden_.memory_last.data(), live) : ALL;
         one.outcome.state = !(odd >> lane & 1);
-        if (one.outcome.first < 0 && !together) one.outcome.first = static_cast<int64_t>(std::min(group.cycle, golden_.cycles));
     }
 
     void observe(Group& group) {
@@ -691,20 +759,41 @@ private:
         for (unsigned lane = 0; lane < LANES; ++lane) {
             if (!(group.busy >> lane & 1) || group.lanes[lane].over) continue;
             running |= B(1) << lane;
-            if (group.lanes[lane].outcome.first < 0) without |= B(1) << lane;
+            const auto& one = group.lanes[lane];
+            const bool open = std::any_of(one.same.begin(), one.same.end(), [](auto& s) { return s.second.first < 0; });
+            if (one.outcome.first < 0 || open) without |= B(1) << lane;
         }
         if (!running) return;
-        if (without) {
-            const bool after = group.aside || group.lanes[0].over;
-            const B odd = (after ? ALL : outputs_differ(group.g->t)) & without;
-            for (unsigned lane = 0; lane < LANES; ++lane)
-                if (odd >> lane & 1)
-                    group.lanes[lane].outcome.first = static_cast<int64_t>(std::min(group.cycle, golden_.cycles));
+        if (without && !group.aside && !group.lanes[0].over) {
+            const B odd = outputs_differ(group.g->t) & without;
+            for (unsigned lane = 1; odd && lane < LANES; ++lane)
+                if (odd >> lane & 1) each_outcome(group.lanes[lane], [&](Outcome& outcome) {
+                        if (outcome.first < 0) outcome.first = static_cast<int64_t>(group.cycle);
+                    });
         }
         const B corrected = alarm_corrected(group.g->t) & running, detected = alarm_detected(group.g->t) & running;
         for (unsigned lane = 0; (corrected | detected) && lane < LANES; ++lane) {
-            group.lanes[lane].outcome.corrected |= corrected >> lane & 1;
-            group.lanes[lane].outcome.detected |= detected >> lane & 1;
+            each_outcome(group.lanes[lane], [&](Outcome& outcome) {
+                outcome.corrected |= corrected >> lane & 1;
+                outcome.detected |= detected >> lane & 1;
+            });
+        }
+    }
+
+    template <typename Do>
+    static void each_outcome(bankside::Lane<Engine>& lane, Do&& with) {
+        with(lane.outcome);
+        for (auto& [fault, outcome] : lane.same) with(outcome);
+    }
+
+    // The outcome of a lane, for all faults that it stands for.
+    void report(const bankside::Lane<Engine>& lane, const Outcome& outcome) {
+        out_[lane.fault] = outcome;
+        for (const auto& [fault, own] : lane.same) {
+            out_[fault] = outcome;
+            out_[fault].first = own.first;
+            out_[fault].corrected = own.corrected;
+            out_[fault].detected = own.detected;
         }
     }
 
@@ -735,13 +824,14 @@ private:
     // A lane whose registers have been read.
     void complete(Group& group, unsigned lane) {
         auto& one = group.lanes[lane];
+        if (one.alike && !group.aside) one.state = group.lanes[0].state, one.ports = group.lanes[0].ports;
         Outcome& outcome = one.outcome;
         const uint8_t limit = outcome.end == 2;
         outcome.output = outcome.counters = 1;
         engine_.judge(one.state, one.ports, outcome, end_.state);
         if (limit) outcome.end = 2;
         outcome.output &= same_image(group, lane);
-        out_[one.fault] = outcome;
+        report(one, outcome);
         release(group, B(1) << lane);
     }
 
@@ -770,6 +860,12 @@ private:
         for (unsigned lane = 1; lane < LANES; ++lane)
             if ((group.busy >> lane & 1) && !group.lanes[lane].over && group.cycle > group.lanes[lane].pending) open |= B(1) << lane;
         if (!open || group.lanes[0].over) return;
+        for (unsigned lane = 1; lane < LANES; ++lane) {
+            auto& one = group.lanes[lane];
+            if ((open >> lane & 1) && !one.alike && one.store.pages.empty() &&
+                !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state) && !(inputs_differ(group.g->t) >> lane & 1))
+                one.alike = true;
+        }
         open &= ~(group.registers_differ() | inputs_differ(group.g->t));
         if (!open) return;
         B live = 0;
@@ -780,7 +876,8 @@ private:
             auto& one = group.lanes[lane];
             bool live_pages = false;
             const bool store = group.store_differs(lane, golden_.store_last, live_pages);
-            if (live_pages || std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state)) continue;
+            const bool bench = one.alike || !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state);
+            if (live_pages || !bench) continue;
             decide(one, memories >> lane & 1, store);
             release(group, B(1) << lane);
         }
@@ -793,7 +890,7 @@ private:
         outcome.detected = lane.outcome.detected;
         outcome.state = !memories;
         outcome.output = !store;
-        out_[lane.fault] = outcome;
+        report(lane, outcome);
         ++(memories || store ? statistics.decided : statistics.converged);
     }
 
@@ -810,8 +907,9 @@ private:
                     const uint64_t at = group.g->g.dirty[i].offset + k * sizeof(V);
                     saved.memory.emplace_back(at, reinterpret_cast<uint32_t*>(group.g->g.memory + at)[lane]);
                 }
-            saved.state = one.state;
-            saved.ports = one.ports;
+            saved.state = one.alike ? group.lanes[0].state : one.state;
+            saved.ports = one.alike ? group.lanes[0].ports : one.ports;
+            saved.same = one.same;
             saved.pages = one.store.pages;
             saved.fault = one.fault;
             saved.pending = one.pending;
@@ -867,6 +965,8 @@ private:
             one.fault = saved.fault;
             one.pending = saved.pending;
             one.outcome = saved.outcome;
+            one.same = saved.same;
+            one.alike = false;
             one.over = over_[next];
             group.busy |= B(1) << lane;
             scatter_inputs(one.ports, group.g->t, lane);
