@@ -27,7 +27,6 @@ __all__ = ["SABOTEUR", "Net", "find_nets", "netlist_verilog", "public_nets", "sa
 SABOTEUR = ("flip", "clear", "set")
 
 _RUN = "import sys; from pyosys import libyosys as y; y.Design().run_pass('script ' + sys.argv[1])"
-_NOT_NETS = (*FLOPS, "$mem_v2")
 
 
 class Net(NamedTuple):
@@ -151,7 +150,7 @@ def _outputs(cell: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def find_nets(modules: Mapping[str, Any], top: str) -> list[Net]:
-    """Every output of a combinational cell, of every instance."""
+    """Every output of a combinational cell or of a read port without a clock, of every instance."""
     found = {name: list(_of_module(name, module)) for name, module in modules.items()}
     return list(_below(modules, found, top, ""))
 
@@ -169,14 +168,21 @@ def _below(
 def _of_module(name: str, module: Mapping[str, Any]) -> Iterator[Net]:
     """Nets of one module; paths are names in it."""
     names, chosen = _names(module), _Apart(copy.deepcopy(dict(module))).chosen
-    number = 0
-    for cell, c in module["cells"].items():
-        if c["type"].startswith("$") and c["type"] not in _NOT_NETS and "Y" in c["connections"]:
-            bits = c["connections"]["Y"]
-            path = name_of(bits, names) or f"{cell}.Y"
-            variable = plain_field(plain(chosen[tuple(bits)]))
-            yield Net(path, "", name, variable, len(bits), number)
-            number += 1
+    outputs = (found for cell, c in module["cells"].items() for found in _combinational(cell, c))
+    for number, (unnamed, bits) in enumerate(outputs):
+        variable = plain_field(plain(chosen[tuple(bits)]))
+        yield Net(name_of(bits, names) or unnamed, "", name, variable, len(bits), number)
+
+
+def _combinational(cell: str, c: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """(name where no net has one, bits) of each output of a cell without a clock."""
+    if c["type"] == "$mem_v2":
+        clocked = int(c["parameters"]["RD_CLK_ENABLE"].replace("x", "0"), 2)
+        for port, bits in enumerate(_outputs(c)):
+            if not clocked >> port & 1:
+                yield f"{cell}.read{port}", bits
+    elif c["type"].startswith("$") and c["type"] not in FLOPS and "Y" in c["connections"]:
+        yield f"{cell}.Y", c["connections"]["Y"]
 
 
 def sabotaged(verilog: str, nets: Iterable[Net]) -> str:
