@@ -24,11 +24,12 @@ _ROWS = 40
 @click.option("--replay", type=click.IntRange(0), metavar="ID",
               help="Repeat one fault of the campaign on the referee.")  # fmt: skip
 @click.option("--fault", metavar="JSON", help="Run this one fault instead, on lanes and referee.")
+@click.option("--design", metavar="NAME", help="Only this one of several designs.")
 @click.option("--waves", is_flag=True, help="With --replay or --fault: waveforms, also fault-free.")
 @common_options
 def command(
     file: Path, store: Path | None, workers: int, dask: str | None, replay: int | None,
-    fault: str | None, waves: bool, as_json: bool, out: Path | None,
+    fault: str | None, design: str | None, waves: bool, as_json: bool, out: Path | None,
 ) -> None:  # fmt: skip
     """Inject faults as a YAML file says (see examples/inject_*.yaml, examples/llm_kv_cache.yaml).
 
@@ -40,20 +41,20 @@ def command(
     if kind != "campaign":
         _language_model(kind, file, as_json, out)
         return
-    from bankside.fault_injection.description import load_campaign
-
-    campaign = load_campaign(file)
     if waves and replay is None and fault is None:
         raise ConfigError("--waves shows one fault; give --replay ID or --fault JSON, too")
     if replay is not None or fault is not None:
+        from bankside.fault_injection.description import load_campaign
         from bankside.fault_injection.replay import replayed, replayed_text
 
-        result = replayed(campaign, store, replay, fault, waves, out)
+        chosen = load_campaign(file, design)
+        result = replayed(chosen, store, replay, fault, waves, out)
         emit(result, as_json=as_json, text=replayed_text(result), out=out, name="replay")
         finish(result["agree"])
         return
-    result = _campaign(campaign, store, workers, dask, out)
-    emit(result, as_json=as_json, text=text(result), out=out, name="inject")
+    result = _campaigns(file, design, store, (workers, dask), out)
+    shown = text if "designs" not in result else all_text
+    emit(result, as_json=as_json, text=shown(result), out=out, name="inject")
     failed = any(v["verdict"] == "FAIL" for v in result["verdicts"])
     finish(not result["referee_mismatches"] and not failed)
 
@@ -73,57 +74,22 @@ def _kind(file: Path) -> str:
     return kind
 
 
-class _Disagreement(Exception):
-    """Lanes and referee do not agree in the campaign of a protected design."""
-
-
-def _campaign(
-    campaign: Any, store: Path | None, workers: int, dask: str | None, out: Path | None
-) -> dict[str, Any]:
-    from bankside.fault_injection.campaign import prepare
-    from bankside.fault_injection.metrics import check_rates
-    from bankside.fault_injection.planning import planned
-    from bankside.fault_injection.result import assessment_of, result_of
+def _campaigns(
+    file: Path, design: str | None, store: Path | None, where: tuple[int, str | None],
+    out: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    from bankside.fault_injection.description import load_campaign, load_campaigns
+    from bankside.fault_injection.session import run_all, run_one
     from bankside.mapping.explore import workers as places
 
-    where = places.dask(dask) if dask else places.local(workers)
-    check_rates(prepare(campaign))
-    with where as chosen:
-        found, mismatches, repeated = _injected(campaign, store, chosen)
-        result = result_of(found, mismatches, repeated)
-        if campaign.description.plan is not None and not mismatches:
-
-            def run(other: Any, name: str) -> Any:
-                path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
-                inside, wrong, count = _injected(other, path, chosen)
-                if wrong:
-                    raise _Disagreement(inside, wrong, count)
-                return inside
-
-            try:
-                result["plan"] = planned(found, run)
-            except _Disagreement as error:
-                return result_of(*error.args)
-    if out is not None and not mismatches:
-        from bankside.fault_injection.report import write
-
-        result["files"] = write(result, assessment_of(found), out)
-    return result
-
-
-def _injected(campaign: Any, store: Path | None, workers: Any) -> tuple[Any, list[Any], int]:
-    """Run, or continue, one campaign in its store."""
-    from bankside.fault_injection.campaign import inject, prepare, store_path
-    from bankside.fault_injection.store import CampaignStore
-
-    prepared = prepare(campaign)
-    description = campaign.description.model_dump(mode="json")
-    total = prepared.most + campaign.description.referee.sample
-    with (
-        CampaignStore(store or store_path(campaign), campaign.key, description) as kept,
-        progress(f"injecting into {campaign.name}", total) as step,
-    ):
-        return inject(prepared, kept, workers, step)
+    count, scheduler = where
+    campaigns = load_campaigns(file)
+    if design is not None:
+        campaigns = [load_campaign(file, design)]
+    with places.dask(scheduler) if scheduler else places.local(count) as workers:
+        if len(campaigns) == 1:
+            return run_one(campaigns[0], store, workers, out)
+        return run_all(file.stem, campaigns, store, workers, out)
 
 
 def _language_model(kind: str, file: Path, as_json: bool, out: Path | None) -> None:
@@ -178,7 +144,30 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append(f"{row['model']:12} {'all':24} {row['bits']:>10,} {row['faults']:>8,}"
                      f"{'':40}  {row['avf']['text']}")  # fmt: skip
     lines += [f"{v['metric']}: {v['verdict']} ({v['text']})" for v in result["verdicts"]]
+    if "plan" in result:
+        lines += _plan_lines(result["plan"])
     return "\n".join(lines)
+
+
+def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    if not plan["found"]:
+        best = ", ".join(f"{name} {value:.4g}" for name, value in plan["reachable"].items())
+        return [f"protection: no choice meets the target at its bounds; best of each alone: {best}"]
+    chosen = ", ".join(f"{b} {m}" for b, m in plan["chosen"].items() if m != "none") or "nothing"
+    measured = plan["measured"]
+    area = f"area + {plan['overhead']:.1%}, lockstep + {plan['duplicated_overhead']:.1%}"
+    count = measured["injections"]
+    lines = [f"protection: {chosen}; {area}; measured with {count:,} faults:"]
+    lines += [f"  {v['metric']}: {v['verdict']} ({v['text']})" for v in measured["verdicts"]]
+    return lines
+
+
+def all_text(result: Mapping[str, Any]) -> str:
+    """Several designs for people."""
+    parts = [text(one) for one in result["designs"].values()]
+    if result["referee_mismatches"]:
+        parts = [text(r) for r in result["designs"].values() if r["referee_mismatches"]]
+    return "\n\n".join(parts)
 
 
 def _mismatch_text(result: Mapping[str, Any]) -> str:

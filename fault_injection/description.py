@@ -15,25 +15,39 @@ from bankside.fault_injection.execution import FunctionTarget, MachineTarget, Ta
 from bankside.fault_injection.models.base import FaultModel, Options
 from bankside.fault_injection.models.models import FAULT_MODELS
 from bankside.fault_injection.options import (
+    DesignOptions,
     PlanOptions,
     RefereeOptions,
     SafetyOptions,
     Sampling,
 )
+from bankside.fault_injection.rates import Mode
 from bankside.fault_injection.sites import Grouping
 from bankside.isa.machines import load_machine
+from bankside.registry import nearest
 from bankside.schema import Section, key_problem, validate
 from bankside.strict_yaml import Locations, load_yaml
 
-__all__ = ["Campaign", "CampaignDescription", "load_campaign"]
+__all__ = ["COUNTED", "Campaign", "CampaignDescription", "load_campaign", "load_campaigns"]
+
+
+#: Models whose faults a raw rate counts: mode and name of the rate. One place of these is one bit.
+COUNTED: dict[str, tuple[Mode, str]] = {
+    "seu": ("transient", "flop"),
+    "sram_bit": ("transient", "memory"),
+    "set_net": ("transient", "net"),
+    "dram_cell": ("transient", "dram"),
+    "stuck_at": ("permanent", "flop"),
+}
 
 
 class CampaignDescription(Section):
-    """A campaign of one design with one program.
+    """A campaign of one design with one program, or the same for several designs.
 
     Attributes:
         machine: preset or file of an engine; workload: what it does (`WORKLOADS`), one key.
         target: instead of both: `module:function` that returns (executor, referee).
+        designs: instead: name -> machine and workload.
         models: fault model -> its options.
         blocks: how sites are grouped.
         protection: block -> mechanisms, built into the design before (docs/protection.md).
@@ -45,6 +59,7 @@ class CampaignDescription(Section):
     machine: str | None = None
     workload: dict[str, Any] | None = None
     target: str | None = None
+    designs: dict[str, DesignOptions] | None = Field(default=None, min_length=1)
     models: dict[str, dict[str, Any]] = Field(default={"seu": {}}, min_length=1)
     blocks: Grouping = Grouping()
     sampling: Sampling = Sampling()
@@ -55,8 +70,19 @@ class CampaignDescription(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.target is None) == (self.machine is None):
-            raise key_problem("machine", "give either machine and workload, or target")
+        given = [n for n in ("machine", "target", "designs") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise key_problem("machine", "give either machine and workload, or target, or designs")
+        if self.safety is not None:
+            for name in self.safety.models or ():
+                if name not in COUNTED:
+                    raise key_problem(
+                        "safety.models",
+                        f"{name!r} has no raw rate per bit; choose from: {', '.join(COUNTED)}",
+                    )
+        for name in (self.plan.designs or ()) if self.plan is not None else ():
+            if name not in (self.designs or {}):
+                raise key_problem("plan.designs", f"{name!r} is none of the designs")
         if (self.machine is None) != (self.workload is None):
             raise key_problem("workload", "belongs to machine: give both or none")
         if self.target is not None and self.protection is not None:
@@ -78,21 +104,62 @@ class Campaign:
     target: Target
 
     @property
+    def counted(self) -> tuple[str, ...]:
+        """Models that the safety metrics count."""
+        safety = self.description.safety
+        chosen = COUNTED if safety is None or safety.models is None else safety.models
+        return tuple(model.name for model, _ in self.models if model.name in chosen)
+
+    @property
     def key(self) -> str:
         """64 hexadecimal digits of all that the results depend on."""
         what = self.description.model_dump(mode="json", exclude={"safety", "plan"})
         return content_hash({"description": what, "target": self.target.digest})
 
 
-def load_campaign(path: Path) -> Campaign:
-    """Raises ConfigError, with file and line, for whatever cannot be used."""
+def load_campaigns(path: Path) -> list[Campaign]:
+    """The campaigns of a file, one per design.
+
+    Raises ConfigError, with file and line, for whatever cannot be used.
+    """
     data, locations = load_yaml(path)
     what = validate(CampaignDescription, data, locations)
+    if what.designs is None:
+        return [_campaign(path, path.stem, what, locations)]
+    campaigns = []
+    for name, design in what.designs.items():
+        planned = what.plan is not None and name in (what.plan.designs or what.designs)
+        one = what.model_copy(update={
+            "machine": design.machine, "workload": design.workload, "designs": None,
+            "plan": what.plan if planned else None,
+        })  # fmt: skip
+        inside = locations.below(("designs", name))
+        lines = {**locations.lines, **{k: v for k, v in inside.lines.items() if k}}
+        campaigns.append(_campaign(path, name, one, Locations(path, lines)))
+    return campaigns
+
+
+def load_campaign(path: Path, design: str | None = None) -> Campaign:
+    """The campaign of a file, or the one of `design` of several. Raises ConfigError."""
+    campaigns = load_campaigns(path)
+    if design is None and len(campaigns) == 1:
+        return campaigns[0]
+    names = [c.name for c in campaigns]
+    for campaign in campaigns:
+        if campaign.name == design:
+            return campaign
+    raise ConfigError(
+        f"{path}: no design {design!r}{nearest(design or '', names)}; choose from: "
+        f"{', '.join(names)}"
+    )
+
+
+def _campaign(path: Path, name: str, what: CampaignDescription, locations: Locations) -> Campaign:
     machine = None
     if what.machine is not None:
         machine = _at(locations, ("machine",), lambda: load_machine(_beside(path, what.machine)))
-    models = tuple(_model(name, given, machine, locations) for name, given in what.models.items())
-    return Campaign(path.stem, what, models, _target(path, what, machine, models, locations))
+    models = tuple(_model(n, given, machine, locations) for n, given in what.models.items())
+    return Campaign(name, what, models, _target(path, what, machine, models, locations))
 
 
 def _model(

@@ -10,20 +10,11 @@ import numpy as np
 from bankside.fault_injection.blocks import BlockResult, StratumResult
 from bankside.fault_injection.campaign import Found, Prepared
 from bankside.fault_injection.classes import CLASSES
-from bankside.fault_injection.rates import Mode
+from bankside.fault_injection.description import COUNTED
 from bankside.fault_injection.safety import TARGETS, Assessment, Metric, assess
 from bankside.fault_injection.sampling import Stratum
 
-__all__ = ["COUNTED", "assessed", "block_results", "check_rates", "metric_rows"]
-
-#: Models whose faults a raw rate counts: mode and name of the rate. One place of these is one bit.
-COUNTED: dict[str, tuple[Mode, str]] = {
-    "seu": ("transient", "flop"),
-    "sram_bit": ("transient", "memory"),
-    "set_net": ("transient", "net"),
-    "dram_cell": ("transient", "dram"),
-    "stuck_at": ("permanent", "flop"),
-}
+__all__ = ["assessed", "block_results", "check_rates", "metric_rows"]
 
 
 def check_rates(prepared: Prepared) -> None:
@@ -32,7 +23,7 @@ def check_rates(prepared: Prepared) -> None:
     if safety is None:
         return
     for stratum in prepared.strata:
-        if stratum.model.name in COUNTED:
+        if stratum.model.name in prepared.campaign.counted:
             safety.rates.of(*COUNTED[stratum.model.name], stratum.block)
 
 
@@ -42,12 +33,12 @@ def block_results(found: Found, covered: Mapping[str, str] | None = None) -> lis
     Args:
         covered: path of a register, memory or instance -> its mechanism (`protect.Netlist`).
     """
-    duty = found.prepared.campaign.description.safety
+    safety = found.prepared.campaign.description.safety
     counts = np.zeros((len(found.sizes), len(CLASSES)), np.int64)
     np.add.at(counts, (found.stratum, found.classes), 1)
     groups: dict[tuple[str, str], list[Stratum]] = {}
     for stratum in found.prepared.strata:
-        if stratum.model.name in COUNTED:
+        if stratum.model.name in found.prepared.campaign.counted:
             groups.setdefault((stratum.block, stratum.model.name), []).append(stratum)
     results = []
     for (block, model), strata in groups.items():
@@ -57,7 +48,7 @@ def block_results(found: Found, covered: Mapping[str, str] | None = None) -> lis
                 block, kind, _bits(strata),
                 tuple(_result(found, s, counts[s.number]) for s in strata),
                 mechanism=_mechanism(strata, covered or {}), mode=mode,
-                duty=1.0 if duty is None else duty.duty,
+                duty=1.0 if safety is None else safety.duty,
                 rate_factor=_rate_factor(block, found),
             )
         )  # fmt: skip

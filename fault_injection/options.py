@@ -10,7 +10,14 @@ from bankside.fault_injection.blocks import Reading
 from bankside.fault_injection.rates import RawRates
 from bankside.schema import Section, key_problem
 
-__all__ = ["PlanOptions", "RefereeOptions", "SafetyOptions", "Sampling"]
+__all__ = ["DesignOptions", "PlanOptions", "RefereeOptions", "SafetyOptions", "Sampling"]
+
+
+class DesignOptions(Section):
+    """One of several designs: preset or file of an engine, and what it does."""
+
+    machine: str
+    workload: dict[str, Any]
 
 
 class Sampling(Section):
@@ -59,6 +66,7 @@ class SafetyOptions(Section):
 
     Attributes:
         asil: target. rates: raw rates of the user; without them there are no metrics.
+        models: that count; by default all that a raw rate can be given for.
         reading: how classes count. duty: share of the time in which the design does this.
         looks: how often results of this campaign are judged. lifetime_hours: for faults that meet.
         pmhf_share: part of the item's budget that this design may use.
@@ -66,6 +74,7 @@ class SafetyOptions(Section):
 
     asil: Literal["A", "B", "C", "D"] = "D"
     rates: RawRates
+    models: list[str] | None = None
     reading: Reading = Reading()
     duty: float = Field(default=1.0, gt=0, le=1)
     level: float = Field(default=0.95, gt=0, lt=1)
@@ -80,11 +89,13 @@ class PlanOptions(Section):
     Attributes:
         candidates: name -> mechanisms (docs/protection.md) that any block may get. Each is built
             into all blocks at once and injected into, one campaign per candidate.
+        designs: which of several get a plan; by default all.
         flop, memory_bit: gate equivalents of a flip-flop, of a memory bit (docs/protection.md).
         seconds: for the proof that no smaller area does.
     """
 
     candidates: dict[str, Any] = Field(min_length=1)
+    designs: list[str] | None = None
     flop: float | None = Field(default=None, gt=0)
     memory_bit: float | None = Field(default=None, gt=0)
     seconds: float = Field(default=60.0, gt=0)

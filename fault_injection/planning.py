@@ -61,7 +61,7 @@ def planned(base: Found, run: Run) -> dict[str, Any]:
 
 
 def with_protection(campaign: Campaign, plan: Mapping[str, Any]) -> Campaign:
-    """The same campaign of the same design with protection."""
+    """The same campaign of the same design with protection, of the models that count."""
     target = campaign.target
     assert isinstance(target, MachineTarget)
     description = campaign.description.model_copy(update={"protection": dict(plan), "plan": None})

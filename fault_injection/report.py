@@ -15,13 +15,14 @@ from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.plots import svg
 from bankside.sim.report_inject import draw_classes, draw_hierarchy, draw_profile, png
 
-__all__ = ["render", "write"]
+__all__ = ["PAGE", "overview", "render", "write"]
 
 PAGE, PLOT, FMEDA, FMEDA_PAGE, BLOCKS = (
     "report.html", "hierarchy.png", "fmeda.csv", "fmeda.html", "blocks.csv",
 )  # fmt: skip
 _BARS, _STRATA = 24, 80
 _PLACE = ("bit", "word", "cycle")
+_METRICS = ("SPFM", "LFM", "PMHF")
 
 
 def write(result: Mapping[str, Any], assessment: Assessment | None, folder: Path) -> list[str]:
@@ -256,3 +257,29 @@ def _method(result: Mapping[str, Any]) -> str:
         ("bankside", str(provenance["bankside"])),
     ]  # fmt: skip
     return paragraph(e(told)) + table(("", ""), facts, numeric_from=2)
+
+
+def overview(result: Mapping[str, Any]) -> str:
+    """Page of several designs: one row each, with a link to its own page."""
+    designs, level = result["designs"], next(iter(result["designs"].values()))["level"]
+    rows = []
+    for name, one in designs.items():
+        verdicts = {v["metric"]: f"{v['verdict']}: {v['text']}" for v in one["verdicts"][:-1]}
+        for model in one["models"]:
+            cells = verdicts if model is one["models"][0] else {}
+            rows.append((name, model["model"], f"{model['bits']:,}", f"{model['faults']:,}",
+                         model["avf"]["text"], *(cells.get(m, "") for m in _METRICS)))  # fmt: skip
+    header = ("design", "model", "bits", "faults", f"AVF ({level:.0%})", *_METRICS)
+    listed = table(header, rows, numeric_from=2)
+    for name in designs:
+        listed = listed.replace(
+            f"<td>{e(name)}</td>", f'<td><a href="{e(name)}/{PAGE}">{e(name)}</a></td>'
+        )
+    plans = "".join(_plan(one["plan"]).replace("<h2>", f"<h2>{e(name)}: ", 1)
+                    for name, one in designs.items() if "plan" in one)  # fmt: skip
+    return page(
+        f"soft errors {result['name']}",
+        f"<h1>Soft errors: {e(result['name'])}</h1><p class=sub>{len(designs)} designs, "
+        f"{result['injections']:,} faults, {result['referee_faults']:,} of them repeated on the "
+        f"Verilated RTL with equal outcome.</p>" + section("Designs", listed) + plans,
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from bankside.fault_injection.campaign import Found, Mismatch
 from bankside.fault_injection.execution import MachineTarget
-from bankside.fault_injection.metrics import COUNTED, assessed, block_results, metric_rows
+from bankside.fault_injection.metrics import assessed, block_results, metric_rows
 from bankside.fault_injection.safety import Assessment
 from bankside.fault_injection.table import tables
 from bankside.provenance import collect
@@ -46,7 +46,7 @@ def result_of(found: Found, mismatches: Sequence[Mismatch], repeated: int) -> di
     }
     if mismatches:
         return head
-    not_counted = [model.name for model, _ in campaign.models if model.name not in COUNTED]
+    not_counted = [m.name for m, _ in campaign.models if m.name not in campaign.counted]
     return head | tables(found) | {
         "verdicts": metric_rows(assessment_of(found)),
         "not_in_metrics": not_counted,

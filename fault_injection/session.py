@@ -1,0 +1,99 @@
+"""What `bankside inject` does with a campaign, or with those of several designs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bankside.cache import atomic_write
+from bankside.cli_support import progress
+from bankside.fault_injection.campaign import Found, Mismatch, inject, prepare, store_path
+from bankside.fault_injection.description import Campaign
+from bankside.fault_injection.metrics import check_rates
+from bankside.fault_injection.planning import planned
+from bankside.fault_injection.result import assessment_of, result_of
+from bankside.fault_injection.store import CampaignStore
+from bankside.mapping.explore.workers import Workers
+
+__all__ = ["run_all", "run_one"]
+
+
+class _Disagreement(Exception):
+    """Lanes and referee do not agree in the campaign of a protected design."""
+
+
+def run_one(
+    campaign: Campaign, store: Path | None, workers: Workers, out: Path | None
+) -> dict[str, Any]:
+    """Run, or continue, a campaign with its plan; files go to `out`."""
+    check_rates(prepare(campaign))
+    found, mismatches, repeated = _injected(campaign, store, workers)
+    result = result_of(found, mismatches, repeated)
+    if mismatches:
+        return result
+    if campaign.description.plan is not None:
+
+        def run(other: Campaign, name: str) -> Found:
+            path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
+            inside, wrong, count = _injected(other, path, workers)
+            if wrong:
+                raise _Disagreement(inside, wrong, count)
+            return inside
+
+        try:
+            result["plan"] = planned(found, run)
+        except _Disagreement as error:
+            return result_of(*error.args)
+    if out is not None:
+        from bankside.fault_injection.report import write
+
+        result["files"] = write(result, assessment_of(found), out)
+    return result
+
+
+def _injected(
+    campaign: Campaign, store: Path | None, workers: Workers
+) -> tuple[Found, list[Mismatch], int]:
+    prepared = prepare(campaign)
+    description = campaign.description.model_dump(mode="json")
+    total = prepared.most + campaign.description.referee.sample
+    with (
+        CampaignStore(store or store_path(campaign), campaign.key, description) as kept,
+        progress(f"injecting into {campaign.name}", total) as step,
+    ):
+        return inject(prepared, kept, workers, step)
+
+
+def run_all(
+    name: str, campaigns: Sequence[Campaign], store: Path | None, workers: Workers,
+    out: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """One campaign after the other: sums, all blocks and verdicts with their design, and under
+    `designs` each result. One mismatch anywhere, and there are neither blocks nor verdicts.
+    """
+    designs = {}
+    for campaign in campaigns:
+        path = store and store.with_name(f"{store.stem}-{campaign.name}{store.suffix}")
+        folder = out and out / campaign.name
+        designs[campaign.name] = run_one(campaign, path, workers, folder)
+    wrong = sum(r["referee_mismatches"] for r in designs.values())
+    merged = {
+        key: [] if wrong else [{"design": n} | row for n, r in designs.items() for row in r[key]]
+        for key in ("verdicts", "blocks")
+    }
+    result = {
+        "kind": "inject",
+        "name": name,
+        "injections": sum(r["injections"] for r in designs.values()),
+        "referee_faults": sum(r["referee_faults"] for r in designs.values()),
+        "referee_mismatches": wrong,
+        **merged,
+        "designs": designs,
+    }
+    if out is not None and not wrong:
+        from bankside.fault_injection.report import PAGE, overview
+
+        atomic_write(out / PAGE, overview(result))
+        result["files"] = [PAGE]
+    return result
