@@ -3,7 +3,7 @@
 #define BANKSIDE_AXI_LANES_H
 
 #include "axi_bench.h"
-#include "sweep.h"
+#include "sweep_functions.h"
 
 namespace bankside {
 
@@ -116,29 +116,5 @@ protected:
 };
 
 }  // namespace bankside
-
-// The functions that Python calls (engine.py), of an engine class.
-#define BANKSIDE_SWEEP_FUNCTIONS(Engine)                                                                                     \
-    extern "C" {                                                                                                             \
-    using TheSweep = bankside::Sweep<Engine>;                                                                                \
-    void sweep_delete(void* handle) { delete static_cast<TheSweep*>(handle); }                                               \
-    uint64_t sweep_golden(void* handle, uint64_t limit, bankside::Outcome* out) {                                            \
-        auto& sweep = *static_cast<TheSweep*>(handle);                                                                       \
-        const bool done = sweep.run_golden(limit);                                                                           \
-        *out = sweep.golden().outcome;                                                                                       \
-        return done;                                                                                                         \
-    }                                                                                                                        \
-    void sweep_image(void* handle, uint8_t* into) {                                                                          \
-        const auto& bytes = static_cast<TheSweep*>(handle)->golden().final;                                                  \
-        std::memcpy(into, bytes.data(), bytes.size());                                                                       \
-    }                                                                                                                        \
-    void sweep_run(void* handle, const bankside::Deed* deeds, const uint64_t* first, uint64_t count, bankside::Outcome* out, \
-                   uint64_t limit, bankside::Statistics* statistics) {                                                       \
-        auto& sweep = *static_cast<TheSweep*>(handle);                                                                       \
-        sweep.run(deeds, first, count, out, limit);                                                                          \
-        *statistics = sweep.statistics;                                                                                      \
-    }                                                                                                                        \
-    void* sweep_machines(void* handle) { return static_cast<TheSweep*>(handle)->machines(); }                                \
-    }
 
 #endif

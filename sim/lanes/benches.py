@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bankside.errors import ProgramError
 from bankside.isa.program import Program
+from bankside.sim.faults import TRACE_PORTS
 from bankside.sim.lanes.engine import _Bench
 
 
@@ -49,6 +51,23 @@ def _array_defines(machine: Any) -> dict[str, int]:
     return defines(machine)
 
 
+def _pim_arguments(machine: Any, program: Program) -> tuple[Any, ...]:
+    size = machine.config.pim.program_words
+    if len(program.words) > size:
+        raise ProgramError(
+            f"{len(program.words)} command words, but {machine.config.name} holds {size}; raise "
+            f"pim.program_words"
+        )
+    words = _words(program.words)
+    return ctypes.c_uint64(int(machine.refresh)), *words, None, ctypes.c_uint64(0)
+
+
+def _pim_defines(machine: Any) -> dict[str, int]:
+    from bankside.sim.rtl.pim import defines
+
+    return defines(machine)
+
+
 NPU = _Bench(
     "lanes_npu.cpp",
     ("axi_bench.h", "ports.h", "npu_bench.h"),
@@ -62,4 +81,11 @@ ARRAY = _Bench(
     _array_defines,
     ("events",),
     _array_arguments,
+)
+PIM = _Bench(
+    "lanes_pim.cpp",
+    ("ports.h", "pim_bench.h"),
+    _pim_defines,
+    TRACE_PORTS["pim"],
+    _pim_arguments,
 )

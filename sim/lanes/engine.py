@@ -29,6 +29,7 @@ from bankside.sim.lanes.ports import ports_header
 from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
+_HEADERS = ("sweep.h", "sweep_functions.h", "axi_lanes.h")
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
 _OPS = {"flip": 0, "hold": 1, "force": 2}
 _FOREVER = (1 << 64) - 1
@@ -101,7 +102,7 @@ class LaneFaults:
         header = self._header(netlist, nets, bench)
         self._library, self.design = build_lanes(
             netlist, nets=nets,
-            bench=(_FOLDER / bench.source, *(_FOLDER / h for h in ("sweep.h", "axi_lanes.h")), header,
+            bench=(_FOLDER / bench.source, *(_FOLDER / h for h in _HEADERS), header,
                    *(_FOLDER.parent / "rtl" / h for h in bench.headers)),
             defines=[f"-I{header.parent}", *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
         )  # fmt: skip
@@ -115,10 +116,10 @@ class LaneFaults:
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
             self._library.sweep_new(
                 *bench.arguments(machine, program), _pointer(image), ctypes.c_uint64(image.nbytes),
-                ctypes.c_uint64(self._store_bytes(image.nbytes)), ctypes.c_uint64(self._groups),
+                ctypes.c_uint64(self._store_bytes), ctypes.c_uint64(self._groups),
             )
         )  # fmt: skip
-        self.golden = self._golden(limit, image.nbytes)
+        self.golden = self._golden(limit)
 
     def _header(self, netlist: Path, nets: bool, bench: _Bench) -> Path:
         """The generated C++ of the ports, which depends on where they lie."""
@@ -130,15 +131,17 @@ class LaneFaults:
             atomic_write(path, text)
         return path
 
-    def _store_bytes(self, used: int) -> int:
+    @property
+    def _store_bytes(self) -> int:
+        """Of the main memory beside the design; 0 where there is none."""
         memory = getattr(self.machine.config, "memory", None)
-        return int(memory.bytes) if memory is not None else used
+        return int(memory.bytes) if memory is not None else 0
 
-    def _golden(self, limit: int, used: int) -> GoldenRun:
+    def _golden(self, limit: int) -> GoldenRun:
         row = np.zeros(1, OUTCOME)
         if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
             raise ProgramError(f"not finished after {limit} cycles; raise the limit")
-        image = np.zeros(self._store_bytes(used), np.uint8)
+        image = np.zeros(self._store_bytes, np.uint8)
         self._library.sweep_image(self._handle, _pointer(image))
         return GoldenRun(row[0], image)
 
@@ -164,8 +167,8 @@ class LaneFaults:
             p.path: Site(kinds[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
             for p in self.design.places
         }
-        if hasattr(self.machine.config, "memory"):
-            sites[STORE] = Site("store", STORE, 8, int(self.machine.config.memory.bytes))
+        if self._store_bytes:
+            sites[STORE] = Site("store", STORE, 8, self._store_bytes)
         return sites
 
     # --- faults -----------------------------------------------------------------------------------

@@ -729,10 +729,12 @@ private:
         if (engine_.drive(one.state, one.ports, one.store, group.cycle, one.over)) group.done |= B(1) << lane;
     }
 
+    // Where outputs depend on inputs (not kEarly), `drive_lanes` gives those of the next cycle.
     void drive(Group& group) {
-        if (!Engine::kEarly) return;
-        force_ports(group, kOutput);
-        drive_lanes(group);
+        if (Engine::kEarly) {
+            force_ports(group, kOutput);
+            drive_lanes(group);
+        }
         force_ports(group, kInput);
     }
 
@@ -753,7 +755,6 @@ private:
         if (!Engine::kEarly) {
             force_ports(group, kOutput);
             drive_lanes(group);
-            force_ports(group, kInput);
         }
         B running = 0, without = 0;
         for (unsigned lane = 0; lane < LANES; ++lane) {

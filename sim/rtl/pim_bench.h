@@ -16,12 +16,13 @@ struct PimBench {
     uint64_t taken, sent;  // bursts that the machine took and sent
     uint64_t digest;       // of the bursts sent
     uint64_t took;         // a burst is taken in this cycle
+    uint64_t offered;      // one is offered in this cycle, whatever the machine sees of it
 
     // The burst of the next cycle, of `count` at `bursts`.
     template <typename Ports>
-    void offer(Ports& top, const uint64_t* bursts, uint64_t count) const {
-        top.host_in___05Fvalid = taken < count;
-        if (top.host_in___05Fvalid) put_words(top.host_in___05Fpayload, BURST_BITS, bursts + taken * kBurstWords);
+    void offer(Ports& top, const uint64_t* bursts, uint64_t count) {
+        top.host_in___05Fvalid = offered = taken < count;
+        if (offered) put_words(top.host_in___05Fpayload, BURST_BITS, bursts + taken * kBurstWords);
     }
 
     // The outputs of a cycle, settled; keep(number, words) gets the burst that was sent. True in the last cycle of a program.
@@ -34,7 +35,7 @@ struct PimBench {
             for (const uint64_t word : words) digest = (digest ^ word) * 0x9E3779B97F4A7C15u ^ digest >> 29;
             ++sent;
         }
-        took = top.host_in___05Fvalid && top.host_in___05Fready;
+        took = offered && top.host_in___05Fready;
         return top.done;
     }
 

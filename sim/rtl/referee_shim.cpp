@@ -211,7 +211,6 @@ struct Faults {
 template <typename Visit>
 bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
     auto& model = machine.model;
-    if (world.over()) return false;
     const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
     if (deposited || steered) model.settle();
     Bytes outputs = faults.force(machine.outputs, kOutput, cycle);

@@ -1,8 +1,8 @@
 // The worlds of the three machines for the referee: set-up from power-on to cycle 0, the inputs of a cycle, the end of a run.
 //
-// A world is copied for a checkpoint. Its members: `set_up`, `over` (before faults of a cycle act), `running` (after), `drive` (before the outputs of a cycle are final), `see`
-// (when they are), `proceed` (after the edge), `finish` (status and counters), `delivers` (what the run delivers is that of another),
-// `store`.
+// A world is copied for a checkpoint. Its members: `set_up`, `running` (after the faults of a cycle have acted), `drive` (before the
+// outputs of a cycle are final), `see` (when they are), `proceed` (after the edge), `finish` (status and counters), `delivers` (what
+// the run delivers is that of another), `store`.
 #ifndef BANKSIDE_REFEREE_WORLD_H
 #define BANKSIDE_REFEREE_WORLD_H
 
@@ -32,7 +32,8 @@ struct Job {
 
 struct World {
     PimBench host{};
-    bool ended = false, done = false;
+    bool done = false, stopped = false;
+    Result result;
 
     explicit World(const Job&) {}
 
@@ -62,12 +63,14 @@ struct World {
         return true;
     }
 
+    // The host stops when it saw the end in the cycle before, or sees an error; it reads status and counters then.
     template <typename Model>
-    bool running(Model&) const {
-        return !ended;
+    bool running(Model& model) {
+        if (!done && !model.top->error) return true;
+        result = read(*model.top, done ? 0 : 1);
+        stopped = true;
+        return false;
     }
-
-    bool over() const { return ended; }
 
     template <typename Model>
     bool drive(Model&) {
@@ -81,23 +84,25 @@ struct World {
 
     template <typename Model>
     bool proceed(Model& model, const Job& job) {
-        ended = done || model.top->error;
         return host.proceed(*model.top, job.bursts.data(), job.burst_count);
     }
 
     template <typename Model>
-    Result finish(Model& model, const Job&) {
-        const auto& top = *model.top;
-        Result result;
-        result.status = PimBench::status(top);
-        result.end = !ended ? 2 : done ? 0 : 1;
-        for (unsigned i = 0; i < REASONS; ++i) result.counters.push_back(PimBench::counter(top, i));
-        return result;
+    Result finish(Model& model, const Job&) const {
+        return stopped ? result : read(*model.top, 2);
     }
 
     bool delivers(const World& other) const { return host.sent == other.host.sent && host.digest == other.host.digest; }
 
     void store(uint64_t, const Action&) {}
+
+private:
+    template <typename Top>
+    static Result read(const Top& top, uint64_t end) {
+        Result found{PimBench::status(top), end, {}};
+        for (unsigned i = 0; i < REASONS; ++i) found.counters.push_back(PimBench::counter(top, i));
+        return found;
+    }
 };
 
 }  // namespace bankside
@@ -159,9 +164,6 @@ struct World {
     bool running(Model& model) const {
         return Bench::running(*model.top);
     }
-
-    // The outputs of a cycle tell, see `running`.
-    bool over() const { return false; }
 
     template <typename Model>
     bool drive(Model& model) {
