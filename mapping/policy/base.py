@@ -58,7 +58,11 @@ class Policy(AnyPolicy):
 
     @property
     def devices(self) -> Devices:
-        return Devices(self.system.gpus, self.gpu.gpu.memory_bytes, "GPUs", self.system.name)
+        system = self.system
+        return Devices(
+            system.gpus, self.gpu.gpu.memory_bytes, "GPUs", system.name, "gpu_link",
+            system.gpu_link is not None,
+        )  # fmt: skip
 
     @property
     def carried(self) -> Mapping[str, str]:

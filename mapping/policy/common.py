@@ -73,7 +73,8 @@ class Capacity:
     Attributes:
         weight_bytes, weight_place: of all copies together.
         kv_bytes, kv_place: room for keys and values.
-        kv_tokens: how many tokens' keys and values that is.
+        kv_tokens: how many tokens' keys and values that is; shares that need the same ones hold
+            them each.
     """
 
     weight_bytes: float
@@ -99,12 +100,16 @@ class Devices:
         count, memory_bytes: how many, memory of each.
         kind: what they are called, in the plural.
         system: whose they are.
+        link: key of the link between them in the system's description.
+        linked: whether it is there; without it every device holds a copy of its own.
     """
 
     count: int
     memory_bytes: float
     kind: str
     system: str
+    link: str
+    linked: bool
 
 
 def _divisors(count: int) -> list[int]:
@@ -114,28 +119,41 @@ def _divisors(count: int) -> list[int]:
 def share_out(
     arch: Architecture, devices: Devices, bits: Bits, tp: int | None, share: float
 ) -> Shares:
-    """The fewest shares whose devices hold a copy of the weights in `share` of their memory.
+    """`tp` shares; by default the most that divide the model and the devices.
+
+    That is the same number whatever the devices' memory, so more memory changes neither the time
+    of a pass nor leaves less room: fewer shares mean more copies of the weights.
 
     Raises:
-        ConfigError: no division of the model fits the devices, with what would.
+        ConfigError: no such division of the model, or a copy's weights take more than `share` of
+            its devices' memory, with what would do.
     """
     if tp is not None:
-        check_shares(arch, tp)
-        if devices.count % tp:
-            raise ConfigError(f"tp = {tp} does not divide {devices.count} {devices.kind}")
-        return Shares(tp, devices.count // tp)
-    weights = arch.weight_bytes(bits.weight)
-    possible = [n for n in _divisors(devices.count) if _divides(arch, n)]
-    for n in possible:
-        if weights <= share * n * devices.memory_bytes:
-            return Shares(n, devices.count // n)
-    most = possible[-1] * devices.memory_bytes
+        return _asked(arch, devices, tp)
+    most = max(n for n in _divisors(devices.count) if n == 1 or _divides(arch, n))
+    n = most if devices.linked else 1
+    weights, memory = arch.weight_bytes(bits.weight), n * devices.memory_bytes
+    if weights <= share * memory:
+        return Shares(n, devices.count // n)
+    alone = "" if n == most else f" (a copy each: {devices.system} has no {devices.link})"
     raise ConfigError(
         f"{arch.name}: {weights / 1e9:,.1f} GB of weights do not fit into {share:.0%} of the "
-        f"{most / 1e9:,.0f} GB of {possible[-1]} {devices.kind} of {devices.system}; it takes "
+        f"{memory / 1e9:,.0f} GB of {n} {devices.kind} of {devices.system}{alone}; it takes "
         f"{weights / share / devices.memory_bytes:.1f} such {devices.kind}, or "
-        f"{weights / share / possible[-1] / 1e9:,.0f} GB on each"
+        f"{weights / share / n / 1e9:,.0f} GB on each"
     )
+
+
+def _asked(arch: Architecture, devices: Devices, tp: int) -> Shares:
+    check_shares(arch, tp)
+    if devices.count % tp:
+        raise ConfigError(f"tp = {tp} does not divide {devices.count} {devices.kind}")
+    if tp > 1 and not devices.linked:
+        raise ConfigError(
+            f"tp = {tp}: {devices.system} has no {devices.link} between its {devices.kind}, over "
+            f"which the shares of a copy are added; give it one, or choose tp = 1"
+        )
+    return Shares(tp, devices.count // tp)
 
 
 def _divides(arch: Architecture, tp: int) -> bool:
@@ -164,7 +182,7 @@ class AnyPolicy:
         arch: the model.
         system: the machine.
         bits: width of weights, activations, cached keys and values.
-        tp: tensor-parallel shares; by default the fewest that fit.
+        tp: tensor-parallel shares; by default the most that divide model and devices.
 
     Raises:
         ConfigError: the model cannot run on that machine under this policy, and why.
@@ -176,6 +194,8 @@ class AnyPolicy:
     kv_place: ClassVar[str]
     #: Share of the devices' memory for weights.
     weight_share: ClassVar[float] = WEIGHT_SHARE
+    #: Whether every share of a copy holds the keys and values that it works on.
+    kv_with_shares: ClassVar[bool] = False
 
     def __init__(
         self, arch: Architecture, system: System, bits: Bits = FULL, tp: int | None = None
@@ -214,8 +234,18 @@ class AnyPolicy:
         return 0.95 * self.devices.count * self.devices.memory_bytes - self.weight_bytes
 
     @property
+    def kv_repeats(self) -> float:
+        """How often the keys and values of a token are held: shares beyond the key heads repeat
+        them, and latent ones are each share's.
+        """
+        if not self.kv_with_shares:
+            return 1.0
+        latent = any(layer.attention == "latent" for layer in self.arch.layers)
+        return max(self.shares.tp / (1 if latent else self.arch.kv_heads), 1.0)
+
+    @property
     def capacity(self) -> Capacity:
-        each = self.arch.kv_bytes_per_token(self.bits.kv)
+        each = self.kv_repeats * self.arch.kv_bytes_per_token(self.bits.kv)
         return Capacity(
             self.weight_bytes, self.weight_place, self.kv_bytes, self.kv_place,
             self.kv_bytes / each,

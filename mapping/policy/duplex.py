@@ -2,7 +2,8 @@
 quicker; experts and attention of mixed batches on both at once.
 
 Taken from Duplex: the choice by operations per byte, experts divided between both processors, a
-prompt's attention on the GPU while the logic die attends for the requests that decode. Assumed:
+prompt's attention on the GPU while the logic die attends for the requests that decode (where that
+is quicker than each on its quicker processor in turn). Assumed:
 experts are equally loaded, a division may cut one (Duplex orders them by load); starting work on
 the logic die costs what a kernel launch does; its units reach `logic_pim.bandwidth_gbps`, and banks
 supply both processors with no more than that together.
@@ -32,14 +33,25 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class _Run:
-    """One operator: where its seconds go, and the share of it that the GPU does."""
+    """One operator.
+
+    Attributes:
+        parts: where its seconds go.
+        on_gpu: the share of it that the GPU does.
+        alone: its seconds without what overlaps.
+    """
 
     parts: dict[str, Numbers]
     on_gpu: Numbers
+    alone: Numbers
 
 
 def _is_expert(op: Operator) -> bool:
     return op.kind == "gemm" and op.name.startswith("expert_")
+
+
+def _phase(op: Operator | None) -> str:
+    return getattr(op, "phase", "")
 
 
 class Duplex(Policy):
@@ -53,6 +65,7 @@ class Duplex(Policy):
     """
 
     name = "duplex"
+    kv_with_shares = True
 
     def __init__(
         self,
@@ -101,14 +114,14 @@ class Duplex(Policy):
         """On the quicker processor."""
         gpu = self.gpu_seconds(op)
         if op.kind not in ("gemm", "attention"):
-            return _Run({"gpu.other": gpu}, 1.0)
+            return _Run({"gpu.other": gpu}, 1.0, gpu)
         if not self.dense and op.kind == "gemm" and not _is_expert(op):
-            return _Run({"gpu.linear": gpu}, 1.0)
+            return _Run({"gpu.linear": gpu}, 1.0, gpu)
         kind = "linear" if op.kind == "gemm" else "attention"
         pim = self.pim_seconds(op)
         here = np.asarray(gpu <= pim)
         parts = {f"gpu.{kind}": np.where(here, gpu, 0.0), f"pim.{kind}": np.where(here, 0.0, pim)}
-        return _Run(parts, here.astype(float))
+        return _Run(parts, here.astype(float), np.minimum(gpu, pim))
 
     def _experts(self, op: Operator) -> _Run:
         """Divided so that both end together, where that is quicker than one of them alone."""
@@ -118,64 +131,65 @@ class Duplex(Policy):
         pim = np.asarray(self._pim_busy(op))
         share = pim / np.maximum(gpu + pim, 1e-300)
         together = np.maximum(share * gpu, op.bytes / max(self.bandwidth, self._supply)) + launch
-        alone = total(one.parts)
-        better = together < alone
+        better = together < one.alone
         parts = {name: np.where(better, 0.0, value) for name, value in one.parts.items()}
         parts["both.experts"] = np.where(better, together, 0.0)
-        return _Run(parts, np.where(better, share, one.on_gpu))
+        seconds = np.where(better, together, one.alone)
+        return _Run(parts, np.where(better, share, one.on_gpu), seconds)
 
     @property
     def _supply(self) -> float:
         return self.gpu.gpu.memory_bandwidth
 
     def _runs(self, ops: list[tuple[int, Operator]]) -> Iterator[tuple[int, Operator, _Run]]:
-        for layers, op in ops:
-            both = self.co_process and _is_expert(op)
-            yield layers, op, self._experts(op) if both else self._single(op)
+        """Every operator of a pass. The attention of a prompt stands in front of the attention of
+        the requests that decode, where there are any.
+        """
+        prompt: tuple[Operator, _Run] | None = None
+        for (layers, op), (_, after) in zip(ops, [*ops[1:], (0, None)], strict=True):
+            run = self._experts(op) if self.co_process and _is_expert(op) else self._single(op)
+            if prompt is not None:
+                before, run = self._attend(*prompt, op, run)
+                yield layers, prompt[0], before
+                prompt = None
+            elif self.co_process and _phase(op) == "prefill" and _phase(after) == "decode":
+                prompt = op, run
+                continue
+            yield layers, op, run
+
+    def _attend(self, prompt: Operator, before: _Run, op: Operator, run: _Run) -> tuple[_Run, _Run]:
+        """A prompt's attention on the GPU while the logic die attends for the requests that decode,
+        where that is quicker than one after the other.
+
+        The seconds of both stand in the second run then.
+        """
+        gpu, pim = self.gpu_seconds(prompt), self.pim_seconds(op)
+        supply = max(self.bandwidth, self._supply)
+        together = np.maximum(np.maximum(gpu, pim), (prompt.bytes + op.bytes) / supply)
+        both = (np.asarray(gpu) > 0) & (np.asarray(pim) > 0)
+        better = both & (together < np.asarray(before.alone + run.alone))
+
+        def unless(run: _Run, on_gpu: float, seconds: Numbers) -> _Run:
+            parts = {name: np.where(better, 0.0, value) for name, value in run.parts.items()}
+            return _Run(
+                parts, np.where(better, on_gpu, run.on_gpu), np.where(better, seconds, run.alone)
+            )
+
+        first, second = unless(before, 1.0, gpu), unless(run, 0.0, pim)
+        second.parts["both.attention"] = np.where(better, together, 0.0)
+        return first, second
 
     # --- a pass -----------------------------------------------------------------------------------
     def step(self, batch: Batch) -> Cost:
         mine = self.divided(batch)
         parts: dict[str, Numbers] = dict.fromkeys(_PARTS, 0.0)
         sums: dict[str, Numbers] = dict.fromkeys(("flops", "moved", "pim"), 0.0)
-        waiting: tuple[Operator, _Run] | None = None
         for layers, op, run in self._runs(list(self.operators(mine))):
             self._count(sums, layers, op, run)
-            if getattr(op, "phase", "") == "prefill":
-                waiting = op, run
-                continue
-            if waiting is not None:
-                run = self._attend(waiting, op, run)
-                waiting = None
-            self._add(parts, layers, run.parts)
+            for name, value in run.parts.items():
+                parts[name] = parts[name] + layers * value
         parts["gpu.sums"] = self.collectives(mine)
         return Cost(total(parts), self._energy(sums), parts)
-
-    @staticmethod
-    def _add(parts: dict[str, Numbers], layers: int, more: dict[str, Numbers]) -> None:
-        for name, value in more.items():
-            parts[name] = parts[name] + layers * value
-
-    def _attend(self, prompt: tuple[Operator, _Run], op: Operator, run: _Run) -> _Run:
-        """A prompt's attention and the operator after it.
-
-        Where that is attention of the requests that decode, each has a processor of its own.
-        """
-        first, before = prompt
-        apart = dict(before.parts)
-        for name, value in run.parts.items():
-            apart[name] = apart.get(name, 0.0) + value
-        if op.kind != "attention" or not self.co_process:
-            return _Run(apart, run.on_gpu)
-        gpu, pim = self.gpu_seconds(first), self.pim_seconds(op)
-        supply = max(self.bandwidth, self._supply)
-        together = np.maximum(np.maximum(gpu, pim), (first.bytes + op.bytes) / supply)
-        # Energy is counted by processor already, so only where neither moves.
-        better = (np.asarray(before.on_gpu) == 1) & (np.asarray(run.on_gpu) == 0)
-        better = better & (together < np.asarray(total(apart)))
-        found = {name: np.where(better, 0.0, value) for name, value in apart.items()}
-        found["both.attention"] = np.where(better, together, 0.0)
-        return _Run(found, run.on_gpu)
 
     @staticmethod
     def _count(sums: dict[str, Numbers], layers: int, op: Operator, run: _Run) -> None:
@@ -200,7 +214,7 @@ class Duplex(Policy):
             if share == 1:
                 yield self._gpu_line(layers, op)
                 continue
-            seconds = layers * float(np.asarray(total(run.parts)))
+            seconds = layers * float(np.asarray(run.alone))
             device = "both" if share else "logic_pim"
             compute = np.asarray(op.flops / self.flops) > np.asarray(op.bytes / self.bandwidth)
             bound = "compute" if compute else "memory"

@@ -28,6 +28,7 @@ class FuseMax(Policy):
     """Keys and values lie in the GPUs' memory."""
 
     name = "fusemax"
+    kv_with_shares = True
 
     def check(self) -> None:
         array, arch = self.system.array, self.arch
@@ -44,6 +45,8 @@ class FuseMax(Policy):
         self.array = array
         self.link = load_link(array.link) if array.link else None
         self.closed = _closed(array.config(), arch.head_dim)
+        machine = self.closed[0].machine
+        self.clock = machine.config.clock_mhz * 1e6
 
     def on_gpu(self, op: Operator) -> bool:
         return not (op.kind == "attention" and getattr(op, "phase", "") == "prefill")
@@ -55,11 +58,10 @@ class FuseMax(Policy):
         queries = np.where(requests > 0, np.ceil(op.queries / each), 1).astype(np.int64)
         keys = np.where(requests > 0, np.ceil(op.context / each), 1).astype(np.int64)
         keys = np.maximum(keys, queries)
-        cycles = self.closed.estimate(
-            queries, keys, op.heads, op.kv_heads, 1, True, op.window or 0, keys - queries
-        ).total
+        shape = queries, keys, op.heads, op.kv_heads, 1, True, op.window or 0, keys - queries
+        cycles = np.min([closed.estimate(*shape).total for closed in self.closed], axis=0)
         turns = np.maximum(requests / self.array.count, np.minimum(requests, 1))
-        computed = turns * cycles / (self.closed.machine.config.clock_mhz * 1e6)
+        computed = turns * cycles / self.clock
         return np.maximum(computed, op.bytes / (self.array.count * self.array.memory_bandwidth))
 
     def link_seconds(self, op: Operator) -> Numbers:
@@ -104,15 +106,26 @@ class FuseMax(Policy):
 
 
 @lru_cache(maxsize=32)
-def _closed(hardware: ArrayHardware, head_dim: int) -> ClosedAttention:
+def _closed(hardware: ArrayHardware, head_dim: int) -> list[ClosedAttention]:
+    """One for each schedule that the machine can have.
+
+    A schedule for more score registers starts tiles more often but ends the last one later, which
+    short prompts notice; one for fewer runs on the same machine.
+    """
     machine, binding = ArrayMachine.of(hardware), load_binding("interleaved")
     if head_dim > machine.config.array.lane_words:
         raise ConfigError(
             f"policy fusemax: heads of {head_dim} elements; {hardware.name} has lanes of "
             f"{machine.config.array.lane_words} words: raise array.lane_words"
         )
-    schedules = [k.schedule(machine, head_dim, head_dim, "fp16")[0] for k in binding.kernels]
-    return ClosedAttention(machine, schedules, binding.scores)
+    found: dict[tuple, ClosedAttention] = {}
+    for registers in range(1, machine.tags + 1):
+        array = hardware.array.model_copy(update={"score_registers": registers})
+        fewer = ArrayMachine.of(hardware.model_copy(update={"array": array}))
+        schedules = [k.schedule(fewer, head_dim, head_dim, "fp16")[0] for k in binding.kernels]
+        closed = ClosedAttention(machine, schedules, binding.scores)
+        found.setdefault(tuple(closed.kernels), closed)
+    return list(found.values())
 
 
 POLICY = FuseMax

@@ -13,6 +13,7 @@ class GpuOnly(Policy):
     """Tensor-parallel shares of each copy of the model; copies share the requests evenly."""
 
     name = "gpu_only"
+    kv_with_shares = True
 
     def step(self, batch: Batch) -> Cost:
         parts, energy = self.on_gpus(self.divided(batch))

@@ -3,7 +3,10 @@
 Two sub-batches alternate: one has its linear layers on the GPUs, the other its attention in the
 ranks. Results and the prompts' keys and values move while ranks compute (one rankset communicates,
 the others compute); what a layer's attention waits for are its queries. Requests are spread over
-the ranksets so that each layer finds all ranks busy.
+the ranksets so that each layer finds all ranks busy. Few requests are quicker where chips share
+fewer heads, so that one request lies on more ranks: of the mappings for the machine's query lanes
+and for fewer of them, a pass has the quickest (assumed: requests lie in memory as the pass that
+holds them needs; nothing is moved between mappings).
 
 Ref: arXiv 2504.17584; CHIME (ISCA 2026), sections V and VI.
 """
@@ -15,6 +18,7 @@ import numpy as np
 from bankside.errors import ConfigError
 from bankside.mapping.policy.base import Cost, Line, divided, total
 from bankside.mapping.policy.beside import Beside
+from bankside.mapping.policy.kv_transfer import KvTransfer
 from bankside.mapping.policy.pim_latency import RankAttention
 from bankside.mapping.workload.batch import Batch, Numbers
 from bankside.mapping.workload.types import Operator
@@ -37,22 +41,26 @@ class L3(Beside):
                 f"{arch.kv_elements} elements for all heads; bank units take keys and values of "
                 f"each head: use gpu_only"
             )
-        self.ranks = RankAttention.of(
+        self.ranks = RankAttention.up_to(
             self.system.dimm_pim, arch.heads, arch.kv_heads, arch.head_dim
         )
+        self.transfer = KvTransfer(arch, self.system, self.bits.kv)
 
     def operator_seconds(self, op: Operator, batch: Batch) -> Numbers:
         """One layer's attention in all ranks, the slowest of which counts."""
-        return self.ranks.seconds(op.requests, op.context, op.longest)
+        return np.min(
+            [ranks.seconds(op.requests, op.context, op.longest) for ranks in self.ranks], axis=0
+        )
 
     def step(self, batch: Batch) -> Cost:
         half = divided(batch, self.sub_batches)
         parts, energy = self.on_gpus(self.divided(half))
         whole, whole_energy = self.on_gpus(self.divided(batch))
         new = batch.prefill_tokens * self.arch.kv_bytes_per_token(self.bits.kv)
-        links = new / self.system.host_bandwidth
-        both = self._interleaved(half, parts, links)
-        one = self._in_turn(batch, whole, links)
+        # The host's DRAM is simulated when it is first asked.
+        stored = self.transfer.seconds(0.0, new) if np.any(new) else 0.0 * new
+        both = self._interleaved(half, parts, stored)
+        one = self._in_turn(batch, whole, stored)
         better = np.asarray(total(both)) < np.asarray(total(one))
         better = better & (np.asarray(batch.decode_requests) >= self.sub_batches)
         chosen = {name: np.where(better, both[name], one[name]) for name in both}
@@ -76,7 +84,7 @@ class L3(Beside):
         return self.attention_seconds(batch), self.layers * self.over_links(there)
 
     def _interleaved(
-        self, half: Batch, parts: dict[str, Numbers], links: Numbers
+        self, half: Batch, parts: dict[str, Numbers], stored: Numbers
     ) -> dict[str, Numbers]:
         attention, queries = self._ranks_side(half)
         computing = total(parts)
@@ -88,15 +96,15 @@ class L3(Beside):
             "pim.attention": self.sub_batches * (waiting - exposed),
             "link.exposed": self.sub_batches * exposed,
         }
-        found["link.exposed"] = found["link.exposed"] + np.maximum(links - total(found), 0)
+        found["link.exposed"] = found["link.exposed"] + np.maximum(stored - total(found), 0)
         return found
 
     def _in_turn(
-        self, batch: Batch, parts: dict[str, Numbers], links: Numbers
+        self, batch: Batch, parts: dict[str, Numbers], stored: Numbers
     ) -> dict[str, Numbers]:
         attention, queries = self._ranks_side(batch)
         found = {**parts, "pim.attention": attention, "link.exposed": queries}
-        found["link.exposed"] = queries + np.maximum(links - total(found), 0)
+        found["link.exposed"] = queries + np.maximum(stored - total(found), 0)
         return found
 
     def other_line(self, layers: int, op: Operator, batch: Batch) -> Line:

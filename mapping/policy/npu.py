@@ -38,6 +38,7 @@ class OnNpu(AnyPolicy):
     name = "npu"
     weight_place = "NPU memory"
     kv_place = "NPU memory"
+    kv_with_shares = True
 
     def __init__(
         self, arch: Architecture, system: System, bits: Bits = FULL, tp: int | None = None
@@ -59,11 +60,6 @@ class OnNpu(AnyPolicy):
             )
         self.link = load_link(self.npu.link) if self.npu.link else None
         super().__init__(arch, system, own, tp)
-        if self.shares.tp > 1 and self.link is None:
-            raise ConfigError(
-                f"policy {self.name}: {arch.name} needs {self.shares.tp} NPUs for a copy, but "
-                f"{system.name} has no npu.link between them; give it one, or more memory_bytes"
-            )
 
     def check(self) -> None:
         arch = self.arch
@@ -85,7 +81,10 @@ class OnNpu(AnyPolicy):
 
     @property
     def devices(self) -> Devices:
-        return Devices(self.npu.count, self.npu.memory_bytes, "NPUs", self.system.name)
+        npu, system = self.npu, self.system.name
+        return Devices(
+            npu.count, npu.memory_bytes, "NPUs", system, "npu.link", self.link is not None
+        )
 
     # --- one pass ---------------------------------------------------------------------------------
     def step(self, batch: Batch) -> Cost:

@@ -74,6 +74,20 @@ class RankAttention:
         return _made(dimm.config(query_heads // kv_heads), dimm.ranks,
                      (query_heads, kv_heads, head_dim))  # fmt: skip
 
+    @classmethod
+    def up_to(
+        cls, dimm: DimmPim, query_heads: int, kv_heads: int, head_dim: int
+    ) -> list[RankAttention]:
+        """One for every number of query lanes up to the machine's; arguments and errors of `of`.
+
+        More lanes want fewer chips per head: more requests per second, but one alone is slower.
+        """
+        lanes = [n for n in (1, 2, 4, 8) if n <= min(dimm.query_lanes, query_heads // kv_heads)]
+        return [
+            cls.of(dimm.model_copy(update={"query_lanes": n}), query_heads, kv_heads, head_dim)
+            for n in lanes
+        ]
+
     def seconds(self, requests: Numbers, context: Numbers, longest: Numbers) -> Numbers:
         """One layer's attention of `requests` requests with `context` tokens in all.
 

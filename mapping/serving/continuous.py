@@ -53,7 +53,7 @@ class DecodeOnly(State):
             self.blocks.used += self.blocks.of(context)
             self._reserved += self.blocks.of(self._largest(request))
             if self.swapped.pop(request, None) is not None:
-                plan.moved_tokens += context
+                plan.back_tokens += context
             self._come_back(plan, request, context, got)
 
 

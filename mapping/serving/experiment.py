@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from bankside.errors import ConfigError
 from bankside.mapping.policy.base import POLICIES, Policy
+from bankside.mapping.policy.kv_transfer import KvTransfer
 from bankside.mapping.serving.continuous import DecodeOnly
 from bankside.mapping.serving.generator import Generate, generate
 from bankside.mapping.serving.record import Record, quantiles
-from bankside.mapping.serving.simulate import Prices, simulate
+from bankside.mapping.serving.simulate import Moves, Prices, simulate
 from bankside.mapping.serving.state import STRATEGIES, Batching
 from bankside.mapping.serving.trace import Trace, load_trace
 from bankside.mapping.system.system import System
@@ -42,6 +43,7 @@ class Machine(Section):
 
     machine: str
     policy: str
+    tp: int | None = Field(default=None, ge=1)
     link_gbps: float = Field(gt=0, description="of keys and values from one to the other, 1e9 B/s")
 
 
@@ -49,7 +51,7 @@ class Description(Section):
     """What is served, on what, how.
 
     Attributes:
-        model, machine, policy: as for `bankside map`.
+        model, machine, policy, tp: as for `bankside map`.
         trace: file, relative to the description; or `generate`.
         requests: only the first ones. faster: arrivals at a multiple of the trace's rate.
         prompts: machine for prompts, where the strategy is `disaggregated`.
@@ -58,6 +60,7 @@ class Description(Section):
     model: str
     machine: str
     policy: str
+    tp: int | None = Field(default=None, ge=1)
     trace: str | None = None
     generate: Generate | None = None
     requests: int | None = Field(default=None, ge=1)
@@ -98,12 +101,10 @@ def load_experiment(path: Path) -> Experiment:
     model = _beside(path, what.model)
     architecture = _named(locations, ("model",), lambda: Architecture.load(model))
     trace = _trace(path, what, locations)
-    policy = _policy(path, architecture, what.machine, what.policy, locations, ())
+    policy = _policy(path, architecture, what, locations, ())
     prompts = None
     if what.prompts is not None:
-        prompts = _policy(
-            path, architecture, what.prompts.machine, what.prompts.policy, locations, ("prompts",)
-        )
+        prompts = _policy(path, architecture, what.prompts, locations, ("prompts",))
     return Experiment(path.stem, what, architecture, policy, prompts, trace)
 
 
@@ -134,17 +135,19 @@ def _trace(path: Path, what: Description, locations: Locations) -> Trace:
 
 
 def _policy(
-    path: Path, architecture: Architecture, machine: str, name: str, locations: Locations,
+    path: Path, architecture: Architecture, what: Description | Machine, locations: Locations,
     inside: tuple,
 ) -> Policy:  # fmt: skip
-    system = _named(locations, (*inside, "machine"), lambda: System.load(_beside(path, machine)))
-    kind = _named(locations, (*inside, "policy"), lambda: POLICIES.get(name))
-    policy = _named(locations, (*inside, "machine"), lambda: kind(architecture, system))
+    machine = _beside(path, what.machine)
+    system = _named(locations, (*inside, "machine"), lambda: System.load(machine))
+    kind = _named(locations, (*inside, "policy"), lambda: POLICIES.get(what.policy))
+    key = "machine" if what.tp is None else "tp"
+    policy = _named(locations, (*inside, key), lambda: kind(architecture, system, tp=what.tp))
     if policy.capacity.kv_tokens < 1:
         raise ConfigError(
-            f"{locations.where((*inside, 'machine'))}: {machine} has no memory left for keys and "
-            f"values of {architecture.name} under policy {name}; choose more memory or a smaller "
-            f"model"
+            f"{locations.where((*inside, 'machine'))}: {what.machine} has no memory left for keys "
+            f"and values of {architecture.name} under policy {what.policy}; choose more memory or "
+            f"a smaller model"
         )
     return policy
 
@@ -152,18 +155,19 @@ def _policy(
 # --- running ------------------------------------------------------------------------------------
 
 
-def _swap_seconds(experiment: Experiment, policy: Policy) -> float:
-    """Of one token's keys and values over the link to the host."""
-    rate = policy.system.host_bandwidth
-    batching = experiment.description.batching
+def _moves(experiment: Experiment) -> Moves | None:
+    """Keys and values of requests that give way, to the host and back: links or its DRAM."""
+    policy, batching = experiment.policy, experiment.description.batching
     if batching.preemption != "swap" and batching.strategy != DISAGGREGATED:
-        return 0.0
-    if not rate:
+        return None
+    if policy.system.host_link is None:
         raise ConfigError(
             f"{policy.system.name} has no link to a host, to which requests that give way would be "
             f"moved; give it a host_link, or choose batching.preemption recompute or none"
         )
-    return float(experiment.architecture.kv_bytes_per_token() / rate)
+    transfer = KvTransfer(experiment.architecture, policy.system, policy.bits.kv)
+    each = experiment.architecture.kv_bytes_per_token(policy.bits.kv)
+    return lambda out, back: np.asarray(transfer.seconds(back * each, out * each), float)
 
 
 def run(experiment: Experiment, on_done: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def run(experiment: Experiment, on_done: Callable[[int], None] | None = None) ->
         state = STRATEGIES.get(batching.strategy)(
             experiment.trace, batching, int(experiment.policy.capacity.kv_tokens), experiment.policy
         )
-        prices = Prices(experiment.policy, _swap_seconds(experiment, experiment.policy))
+        prices = Prices(experiment.policy, _moves(experiment))
         record = simulate(state, prices, on_done=on_done)
         records, first, done = [record], record.first_s, record.done_s
     return _result(experiment, records, first, done)
@@ -192,12 +196,13 @@ def _two_machines(
     record = simulate(state, Prices(prompts))
     going = np.flatnonzero(~np.isnan(record.first_s) & (trace.outputs > 1))
     going = going[np.argsort(record.first_s[going], kind="stable")]
-    bytes_each = experiment.architecture.kv_bytes_per_token() * trace.inputs[going]
+    each = experiment.architecture.kv_bytes_per_token(prompts.bits.kv)
+    bytes_each = each * trace.inputs[going]
     there = _over_the_link(record.first_s[going], bytes_each / (1e9 * what.prompts.link_gbps))
     later = Trace(trace.name, there, trace.inputs[going], trace.outputs[going])
     batching = what.batching.model_copy(update={"preemption": "swap"})
     second = DecodeOnly(later, batching, int(experiment.policy.capacity.kv_tokens))
-    prices = Prices(experiment.policy, _swap_seconds(experiment, experiment.policy))
+    prices = Prices(experiment.policy, _moves(experiment))
     decoded = simulate(second, prices, on_done=on_done, first_s=record.first_s[going])
     first, done = record.first_s.copy(), record.done_s.copy()
     done[going] = decoded.done_s

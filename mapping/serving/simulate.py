@@ -29,6 +29,7 @@ _FIELDS = ("prefill_tokens", "prefill_requests", "prefill_pairs", "prefill_conte
 _FEW, _MANY = 4, 96
 
 Progress = Callable[[int], None]
+Moves = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Prices:
 
     Attributes:
         policy: what computes a pass.
-        swap_seconds: of one token's keys and values between device and host memory.
+        moves: seconds in which keys and values of so many tokens leave for host memory and so many
+            come back; None: nothing moves.
     """
 
     policy: Policy
-    swap_seconds: float = 0.0
+    moves: Moves | None = None
 
     def of(self, plans: Sequence[Pass]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """[n] each."""
@@ -53,7 +55,10 @@ class Prices:
             seconds = alone + (seconds - alone) * share
             if energy is not None and alone_energy is not None:
                 energy = alone_energy + (energy - alone_energy) * share
-        return seconds + self.swap_seconds * np.array([p.moved_tokens for p in plans]), energy
+        if self.moves is not None:
+            moved = np.array([(plan.out_tokens, plan.back_tokens) for plan in plans], float)
+            seconds = seconds + self.moves(moved[:, 0], moved[:, 1])
+        return seconds, energy
 
     def _step(
         self, plans: Sequence[Pass], fields: slice

@@ -57,7 +57,7 @@ class Pass:
     Attributes
     ----------
     prefill_tokens to decode_longest: as in `Batch`. fraction: share of the layers that the prompt
-    passes through. moved_tokens: keys and values that move between host and device.
+    passes through. out_tokens, back_tokens: keys and values that move to the host, and from it.
     pulled: requests that have arrived by its start. first: requests whose first (or next) token
     comes from a prompt. done: requests that are complete after it. gave_way: requests preempted at
     its start. back, back_later: requests that decode again from this pass, or the next one, on.
@@ -72,7 +72,8 @@ class Pass:
     decode_context: int = 0
     decode_longest: int = 0
     fraction: float = 1.0
-    moved_tokens: int = 0
+    out_tokens: int = 0
+    back_tokens: int = 0
     pulled: int = 0
     first: list[int] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
@@ -88,8 +89,13 @@ class Pass:
         return (
             self.prefill_tokens, self.prefill_requests, self.prefill_pairs, self.prefill_context,
             self.decode_requests, self.decode_context, self.decode_longest, self.fraction,
-            self.moved_tokens,
+            self.out_tokens, self.back_tokens,
         )  # fmt: skip
+
+    @property
+    def moved_tokens(self) -> int:
+        """In both directions."""
+        return self.out_tokens + self.back_tokens
 
     def add_prompt(self, tokens: int, past: int) -> None:
         """Prompt tokens of one request after `past` done before."""
@@ -205,7 +211,7 @@ class State:
         self.decoders.remove(request)
         if self.batching.preemption == "swap":
             self.swapped[request] = context
-            plan.moved_tokens += context
+            plan.out_tokens += context
         self.waiting.appendleft(request)
         plan.gave_way.append(request)
 
@@ -236,7 +242,7 @@ class State:
             if context is None:
                 return Prompt(request, self._shared(request), total)
             del self.swapped[request]
-            plan.moved_tokens += context
+            plan.back_tokens += context
             self._come_back(plan, request, context, got)
         return None
 

@@ -82,3 +82,32 @@ def test_dense_products_stay_on_the_gpu_where_asked() -> None:
 def test_a_machine_without_logic_pim_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no logic_pim"):
         POLICIES.get("duplex")(Architecture.load("llama-3-70b"), System.load("dgx-a100"))
+
+
+@pytest.mark.parametrize("past", [0, 1500])
+def test_a_quicker_logic_die_is_never_slower(past: int) -> None:
+    """Also where it takes the prompt's attention from the GPU, which could overlap."""
+    arch, system = Architecture.load("llama-3-70b"), System.load("duplex")
+    batch = Batch.prefill(np.array([1, 1, 4, 4]), np.array([30, 100, 300, 700]), past)
+    batch = batch + Batch.decode(np.array([4, 64, 20, 100]), np.array([500, 8192, 9000, 2000]))
+    old = system.logic_pim.bandwidth_gbps
+    found = []
+    for factor in np.geomspace(1, 16, 60):
+        chosen = POLICIES.get("duplex")(
+            arch, system.with_("logic_pim.bandwidth_gbps", old * factor)
+        )
+        found.append(chosen.step(batch))
+    seconds = np.array([cost.seconds for cost in found])
+    assert (np.diff(seconds, axis=0) <= 1e-12 * seconds[1:]).all()
+    both = np.array([cost.parts["both.attention"] for cost in found]) > 0
+    assert both[0].any() and not both[-1].all()
+
+
+def test_attention_that_overlaps_is_listed_where_it_runs() -> None:
+    chosen = duplex("llama-3-70b")
+    batch = Batch.prefill(1, 30) + Batch.decode(64, 8192)
+    assert devices(chosen, Batch.prefill(1, 30))["attention_prefill"] == "logic_pim"
+    assert parts(chosen, batch)["both.attention"] > 0
+    assert devices(chosen, batch)["attention_prefill"] == "gpu"
+    energy = chosen.step(batch).energy_j
+    assert energy is not None and energy > 0

@@ -28,8 +28,10 @@ from bankside.mapping.workload.batch import Batch
 
 ROOTS = (System, PimHardware, ArrayHardware, NpuHardware)
 LARGE = ("llama-3-70b", "opt-66b", "mixtral-8x7b")
-#: More GPUs than the preset has, where it does not hold the models.
-GPUS = {"fusemax": 8}
+#: Where the preset does not hold the models.
+LARGER = {"fusemax": (("gpus", 8), ("gpu_link", "nvlink3"))}
+#: Numbers of devices; what is compared is what they hold together, with shares of equal size.
+DEVICES = ("gpus", "npu.count")
 MODELS = {"npu": ("gpt2",)}
 #: Examples; where a change means programs to time, few.
 EXAMPLES = {"l3": 3, "npu": 1}
@@ -43,7 +45,9 @@ def machine(policy: str) -> System:
     """The first preset whose policy it is."""
     presets = (System.load(path.stem) for path in sorted(PRESETS.glob("*.yaml")))
     found = next(system for system in presets if system.policy == policy)
-    return found.with_("gpus", GPUS[policy]) if policy in GPUS else found
+    for path, value in LARGER.get(policy, ()):
+        found = found.with_(path, value)
+    return found
 
 
 @st.composite
@@ -64,13 +68,16 @@ def seconds(policy, batch: Batch) -> np.ndarray:
     return np.broadcast_to(np.asarray(policy.step(batch).seconds, float), (POINTS,))
 
 
-def compare(name: str, arch: Architecture, worse: System, better: System, batch: Batch):
+def compare(
+    name: str, arch: Architecture, worse: System, better: System, batch: Batch, path: str = ""
+):
     """Times of the better machine over those of the other, and their capacities; None: one of them
     cannot hold the model.
     """
     try:
         base = POLICIES.get(name)(arch, worse)
-        other = POLICIES.get(name)(arch, better, tp=base.shares.tp)
+        tp = base.shares.tp if path in DEVICES else None
+        other = POLICIES.get(name)(arch, better, tp=tp)
     except ConfigError:
         return None
     ratio = seconds(other, batch) / seconds(base, batch)
@@ -96,7 +103,7 @@ def check(name: str, arch: Architecture, path: str, factor: float, batch: Batch)
         if changed is None:
             continue
         worse, better = (base, changed) if up == (rule.better >= 0) else (changed, base)
-        found = compare(name, arch, worse, better, batch)
+        found = compare(name, arch, worse, better, batch, path)
         if found is not None:
             tried = True
             said = problem(rule, *found)

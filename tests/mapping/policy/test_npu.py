@@ -108,7 +108,7 @@ def test_energy_is_known_where_the_device_tells() -> None:
         ("deepseek-v3", {}, "latent attention"),
         ("opt-66b", {"memory_bytes": 96e9}, "NORM of the npu engine takes at most 4096"),
         ("llama-3-8b", {}, "8.0 GB of weights do not fit into 85% of the 8 GB of 1 NPUs"),
-        ("llama-3-8b", {"count": 2}, "no npu.link between them"),
+        ("llama-3-8b", {"count": 2}, "a copy each: npu has no npu.link"),
         ("gpt2", {"weight_bits": 6}, "the engine has 4 and 8"),
         ("gpt2", {"hardware": "npu_u55_256", "memory_gbps": 4.0}, "profile u55"),
         ("gpt2", {"tp": 5}, "among 5"),

@@ -5,8 +5,11 @@ import pytest
 
 from bankside.errors import ConfigError
 from bankside.mapping.policy import pim_latency
+from bankside.mapping.policy.base import POLICIES
 from bankside.mapping.policy.pim_latency import RankAttention
 from bankside.mapping.system.system import System
+from bankside.mapping.workload.architecture import Architecture
+from bankside.mapping.workload.batch import Batch
 from bankside.sim import full_machine
 
 DIMM = System.load("l3").dimm_pim
@@ -69,3 +72,31 @@ def test_heads_that_do_not_fit_are_named(monkeypatch) -> None:
     monkeypatch.setattr(pim_latency.RankAttention, "_programs", refuse)
     with pytest.raises(ConfigError, match="heads of 100 does not fit .*multiple of 64"):
         RankAttention(DIMM.config(1), 64, (8, 8, 100))
+
+
+def test_more_query_lanes_are_never_slower() -> None:
+    """Few requests are quicker where a head lies on more chips, for which fewer lanes do."""
+    arch, system = Architecture.load("llama-3-70b"), System.load("l3")
+    batch = Batch.decode(np.array([1, 2, 16, 300, 300]), np.array([100, 16384, 2000, 700, 20000]))
+    found = [
+        POLICIES.get("l3")(arch, system.with_("dimm_pim.query_lanes", lanes))
+        .attention_seconds(batch)
+        for lanes in (1, 2, 4, 8)
+    ]  # fmt: skip
+    assert (np.diff(found, axis=0) <= 0).all() and found[-1][-1] < 0.2 * found[0][-1]
+    # Alone, what is chosen for eight lanes would lose.
+    eight, one = RankAttention.of(DIMM, 64, 8, 128), RankAttention.up_to(DIMM, 64, 8, 128)[0]
+    assert eight.seconds(1, 100, 100) > one.seconds(1, 100, 100)
+
+
+def test_new_keys_and_values_wait_for_the_hosts_memory() -> None:
+    """Links that are quicker than one channel of DRAM."""
+    arch, system = Architecture.load("opt-66b"), System.load("l3")
+    batch = Batch.prefill(4, 4000)
+    both = system.with_("host_links", 64)
+    narrow = both.with_("host.channels", 1)
+    exposed = [
+        float(np.asarray(POLICIES.get("l3")(arch, s).step(batch).parts["link.exposed"]))
+        for s in (both, narrow)
+    ]
+    assert exposed[0] == 0 < exposed[1]

@@ -64,7 +64,7 @@ def test_l3_gives_the_gpus_the_time_of_the_ranks(requests: int, context: int) ->
 
 def test_sides_of_l3_are_what_interleaving_costs() -> None:
     chosen = policy("l3", "opt-66b")
-    batch = Batch.decode(np.array([64, 512, 512]), 1500) + Batch.prefill(1, np.array([9, 9, 3000]))
+    batch = Batch.decode(np.array([4, 512, 512]), 1500) + Batch.prefill(1, np.array([9, 9, 3000]))
     slower = np.maximum(*chosen.sides(batch))
     # Few requests go through in one.
     assert chosen.step(batch).seconds[0] < slower[0]

@@ -12,7 +12,7 @@ from tests.mapping.serving.plain import Linear
 from bankside.cli import main
 from bankside.errors import ConfigError
 from bankside.mapping.serving.continuous import DecodeOnly, PromptsOnly
-from bankside.mapping.serving.experiment import _over_the_link, load_experiment, run
+from bankside.mapping.serving.experiment import _moves, _over_the_link, load_experiment, run
 from bankside.mapping.serving.simulate import Prices, simulate
 from bankside.mapping.serving.state import Batching
 from bankside.mapping.serving.trace import make_trace
@@ -171,10 +171,36 @@ def test_the_whole_public_trace(tmp_path: Path) -> None:
     assert result["served"] == 19366 and result["seconds"] > 3480
 
 
-def test_swapping_needs_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapping_needs_a_link(tmp_path: Path) -> None:
     text = SMALL.replace("token_budget: 512", "token_budget: 512, preemption: swap")
+    text = text.replace("machine: l3", "machine: dgx-a100").replace(
+        "policy: l3", "policy: gpu_only"
+    )
     experiment = load_experiment(write(tmp_path, text))
     assert run(experiment)["served"] == 120
-    monkeypatch.setattr(type(experiment.policy.system), "host_bandwidth", 0.0)
+    experiment.policy.system = experiment.policy.system.with_("host_link", None)
     with pytest.raises(ConfigError, match="no link to a host"):
         run(experiment)
+
+
+def test_swapped_keys_and_values_wait_for_links_or_dram(tmp_path: Path) -> None:
+    text = SMALL.replace("token_budget: 512", "token_budget: 512, preemption: swap")
+    text = text.replace("machine: l3", "machine: dgx-a100").replace(
+        "policy: l3", "policy: gpu_only"
+    )
+    experiment = load_experiment(write(tmp_path, text))
+    system, arch = experiment.policy.system, experiment.architecture
+    tokens, none = np.array([0.0, 1000.0, 9000.0]), np.zeros(3)
+    linked = tokens * arch.kv_bytes_per_token() / (system.host_links * system.host_link.bandwidth)
+    moves = _moves(experiment)
+    for out, back in ((tokens, none), (none, tokens), (tokens, tokens)):
+        assert moves(out, back) == pytest.approx(linked)
+    experiment.policy.system = system.with_("host.channels", 1)
+    assert (_moves(experiment)(tokens, none)[1:] > 2 * linked[1:]).all()
+
+
+def test_shares_are_those_asked_for(tmp_path: Path) -> None:
+    assert load_experiment(write(tmp_path, SMALL)).policy.shares.tp == 8
+    text = TWO.replace("policy: l3", "policy: l3\ntp: 2").replace("gpu_only,", "gpu_only, tp: 4,")
+    experiment = load_experiment(write(tmp_path, text))
+    assert (experiment.policy.shares.tp, experiment.prompts.shares.tp) == (2, 4)

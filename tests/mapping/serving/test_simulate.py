@@ -87,7 +87,8 @@ def test_swapping_costs_time_but_computes_nothing_twice() -> None:
     trace = random_trace(2)
     kinds = {
         kind: serve(
-            trace, Batching(preemption=kind, block_tokens=4), 700, swap_seconds=1e-6
+            trace, Batching(preemption=kind, block_tokens=4), 700,
+            moves=lambda out, back: 1e-6 * (out + back),
         )
         for kind in ("recompute", "swap", "none")
     }  # fmt: skip
