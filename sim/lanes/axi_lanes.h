@@ -61,7 +61,7 @@ public:
         group.cycle = before_ = 0;
         cycles(group, sweep, 3, [](Ports& ports) { ports.rst = 1; });
         lane.ports.rst = 0;
-        broadcast_inputs(lane.ports, group.g->t);
+        broadcast_inputs(lane.ports, *group.g);
         lane.state.bench = Bench::of(timing);
         world_ = true;
         self().registers(group, sweep);
@@ -92,7 +92,7 @@ protected:
         auto writes = RegisterWrites::of(address, values.size());
         while (!writes.over()) cycles(group, sweep, 1, [&](Ports& ports) { writes.drive(ports, values.data()); });
         writes.finish(group.lanes[0].ports);
-        broadcast_inputs(group.lanes[0].ports, group.g->t);
+        broadcast_inputs(group.lanes[0].ports, *group.g);
     }
 
     template <typename Group, typename Sweep>
@@ -105,10 +105,11 @@ protected:
         });
         auto& lane = group.lanes[0];
         lane.ports.s_axil_awvalid = lane.ports.s_axil_wvalid = 0;
-        broadcast_inputs(lane.ports, group.g->t);
+        broadcast_inputs(lane.ports, *group.g);
         for (unsigned wait = 0; wait < 16; ++wait) {
             lanes_before(sweep.machines());
             gather_outputs(lane.ports, group.g->t, 0);
+            lanes_disturb(group.g);
             if (Bench::running(lane.ports)) break;
             cycles(group, sweep, 1, [](Ports&) {});
         }

@@ -17,7 +17,7 @@ from bankside.sim.rtl.verilate import say
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("lanes.h", "runtime.h", "runtime.c")
-_GENERATORS = ("netlist", "schedule", "guards", "segment", "cells", "emit", "build")
+_GENERATORS = ("netlist", "schedule", "guards", "segment", "cells", "activity", "order", "emit", "build")
 #: `-O1` is 10 % slower, `-O3` no faster; contraction and aliasing do not matter to integers.
 FLAGS = ("-O2", "-march=native", "-fPIC", "-w", "-fno-strict-aliasing")
 

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bankside.sim.lanes import cells
+from bankside.sim.lanes.activity import Activity, Marks, activity_of
 from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, Guards, When, operand_sig, operands
 from bankside.sim.lanes.netlist import (
     Cell, Flop, Instance, Memory, Module, Part, ReadPort, Sig, Word, joined, width_of, words_in,
 )  # fmt: skip
+from bankside.sim.lanes.order import block_of, by_blocks
 from bankside.sim.lanes.schedule import Call, Node, Phase, Plan, inputs_of, plan_all
 from bankside.sim.lanes.segment import ALL, NONE, ZERO, Segment, cut, extended
 
-#: Statements of a function, about.
-_LIMIT = 500
+#: Statements of a function, about; of one that ends where another block begins, at least.
+_LIMIT, _SHORT = 400, 60
 _SIGNATURE = "(char* q, char* d, char* t, char* m, struct group* g)"
 
 
@@ -97,13 +99,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Design:
-    """C text and the places in it."""
+    """C text and the places in it. readers: classes of functions that read an input."""
 
     text: str
     places: tuple[Place, ...]
     q_bytes: int
     t_bytes: int
     m_bytes: int
+    readers: Mapping[str, int]
 
 
 def emit(top: Module, *, nets: bool = False) -> Design:
@@ -111,13 +114,15 @@ def emit(top: Module, *, nets: bool = False) -> Design:
     plans = plan_all(top)
     made: dict[int, _ModuleCode] = {}
     for number, plan in enumerate(plans):
-        made[id(plan.module)] = _ModuleCode(plan, f"m{number}", made, nets)
+        made[id(plan.module)] = _ModuleCode(plan, f"m{number}", made, nets, plan.module is top)
     last = made[id(top)]
     layout = last.layout
     places = tuple(_places(top, made, "", 0, 0, 0, top=True))
     parts = ['#include "runtime.h"', *(code.text() for code in made.values()), last.tables()]
     parts.append(_first_values(places))
-    return Design("\n".join(parts), places, layout.q_bytes, layout.t_bytes, layout.m_bytes)
+    readers = {port: last.activity.of([word]) for port, word in top.inputs.items()}
+    sizes = layout.q_bytes, layout.t_bytes, layout.m_bytes
+    return Design("\n".join(parts), places, *sizes, readers)
 
 
 def _first_values(places: Iterable[Place]) -> str:
@@ -173,7 +178,10 @@ def _places(
 
 
 class _ModuleCode:
-    def __init__(self, plan: Plan, name: str, made: Mapping[int, _ModuleCode], nets: bool) -> None:
+    def __init__(
+        self, plan: Plan, name: str, made: Mapping[int, _ModuleCode], nets: bool, top: bool
+    ) -> None:
+        self.top = top
         self.plan, self.module, self.name, self.made = plan, plan.module, name, made
         self.nets = nets
         self.guarded = [self._guards(phase) for phase in plan.phases]
@@ -187,6 +195,7 @@ class _ModuleCode:
         self.tables_of_memories: list[str] = []
         self._spilled = self._crossing()
         self.layout = self._lay_out()
+        self.activity = self._activity() if top else Activity()
         self._texts = self._emit()
 
     # --- functions --------------------------------------------------------------------------------
@@ -200,7 +209,12 @@ class _ModuleCode:
             for node in other.nodes for sig in inputs_of(node) for word in words_in(sig)
         }  # fmt: skip
         kept |= {word for sig in self.module.outputs.values() for word in words_in(sig)}
-        return Guards(phase.nodes, kept, _cost, registers=not self.nets).guarded
+        guarded = Guards(phase.nodes, kept, _cost, registers=not self.nets).guarded
+        if self.top:
+            guarded.nodes = by_blocks(
+                guarded.nodes, lambda item: self._reads(item, guarded), guarded.all_in
+            )
+        return guarded
 
     def _steps(self, phase: Phase, guarded: Guarded) -> Iterator[Step]:
         for node in guarded.nodes:
@@ -272,6 +286,7 @@ class _ModuleCode:
         out: list[Function] = []
         steps: list[Step] = []
         cost = 0
+        last: str | None = None
         waiting: list[Call] = []
         given: set[Word] = set()
 
@@ -296,6 +311,10 @@ class _ModuleCode:
                 continue
             if given and any(word in given for word in self._reads(step, guarded)):
                 cut(flush=True)
+            block = None if isinstance(step, (Inputs, Output)) else block_of(step)
+            if self.top and block not in (None, last) and cost > _SHORT:
+                cut(flush=False)
+            last = block or last
             steps.append(step)
             cost += self._whole_cost(step, guarded)
             if cost > _LIMIT:
@@ -348,6 +367,29 @@ class _ModuleCode:
             for word in self._reads(step, guarded)
             if self.defined.get(word, number) != number
         }  # fmt: skip
+
+    def _activity(self) -> Activity:
+        functions = []
+        for number, function, guarded in self._all():
+            if function.steps is None or function in self.edge:
+                continue
+            words = {w for step in function.steps for w in self._reads(step, guarded)}
+            for step in function.steps:
+                if isinstance(step, (Inputs, Output, Writes)):
+                    continue
+                for node in guarded.all_in(step):
+                    if isinstance(node, Flop):
+                        words.add(node.word)  # what it keeps
+                    elif isinstance(node, Memory):
+                        words.update(port.word for port in node.reads)
+            memories = [
+                node if isinstance(node, Memory) else node.memory
+                for step in function.steps if not isinstance(step, (Inputs, Output, Writes))
+                for node in guarded.all_in(step)
+                if isinstance(node, Memory) or (isinstance(node, Cell) and node.memory is not None)
+            ]  # fmt: skip
+            functions.append((number, words, memories))
+        return activity_of(functions, self.module.instances)
 
     # --- where things lie -------------------------------------------------------------------------
     def _lay_out(self) -> Layout:
@@ -409,6 +451,7 @@ class _ModuleCode:
 
     # --- text -------------------------------------------------------------------------------------
     def _emit(self) -> dict[int, list[str]]:
+        self.keepers = self._keepers() if self.top else {}
         return {
             number: self._body(function, guarded)
             for number, function, guarded in self._all() if function.steps is not None
@@ -416,9 +459,10 @@ class _ModuleCode:
 
     def _body(self, function: Function, guarded: Guarded) -> list[str]:
         s = Segment(self.place, self.read)
+        self.marks = Marks(self.top)
         for step in function.steps or ():
             self._step(step, s, guarded)
-        return s.lines
+        return [*self.marks.before(), *s.lines, *self.marks.after()]
 
     def _step(self, step: Step, s: Segment, guarded: Guarded) -> None:
         if isinstance(step, Cell):
@@ -434,7 +478,21 @@ class _ModuleCode:
         elif isinstance(step, Inputs):
             self._inputs(step.call, s)
         elif isinstance(step, Output):
-            self._store(s, "t", self.layout.ports[step.port], self._output(step))
+            self._port(step, s)
+
+    def _port(self, step: Output, s: Segment) -> None:
+        """The bench reads ports of the top itself. What a function after the inputs has put there stays
+        until it runs again.
+        """
+        sig, offset = self._output(step), self.layout.ports[step.port]
+        values = cells.values(s, sig)
+        if step.early:
+            late = _late_bits(self.module.outputs[step.port], self.plan.bound)
+            for i, limb in enumerate(values):
+                mask = late >> 32 * i & 0xFFFFFFFF
+                if mask:
+                    values[i] = s.v(f"(LDV(t + {offset + 64 * i}) & K({mask:#x}u)) | {limb}")
+        self._put(s, "t", offset, width_of(sig), values, int(not self.top))
 
     def _cell(self, cell: Cell, s: Segment, guarded: Guarded) -> None:
         if any(guarded.inside(cell, operand) for operand in operands(cell)):
@@ -446,7 +504,7 @@ class _ModuleCode:
             limbs = self._forced(word, limbs, s)
         s.define(word, limbs)
         if word in self._spilled:
-            self._put(s, "t", self.layout.t[word], word.width, limbs)
+            self._put(s, "t", self.layout.t[word], word.width, limbs, self.activity.of([word]))
 
     def _choice(self, cell: Cell, s: Segment, guarded: Guarded) -> list[str]:
         """A multiplexer some of whose operands are computed only where a lane selects them."""
@@ -496,7 +554,32 @@ class _ModuleCode:
         with s.when(f"{bit} | LDB(t + {flag})"):
             self._under(group.nodes, s, guarded)
             self._under(list(group.flops), s, guarded)
+            self._rewrite(s, bit, group.flops[0].word)
         s.lines.append(f"STB(t + {flag}, {bit});")
+
+    def _rewrite(self, s: Segment, bit: str, word: Word) -> None:
+        """Where registers have changed, `d` has to follow in the next cycle."""
+        mark = self.marks.add("next", self._keeper(word), "B")
+        if mark is not None:
+            s.lines.append(f"{mark} |= {bit};")
+
+    def _keepers(self) -> dict[Word, int]:
+        out = {}
+        for number, function, guarded in self._all():
+            if function in self.edge:
+                continue
+            for step in function.steps or ():
+                if isinstance(step, (Inputs, Output, Writes)):
+                    continue
+                for node in guarded.all_in(step):
+                    words = [node.word] if isinstance(node, Flop) else (
+                        [p.word for p in node.reads] if isinstance(node, Memory) else [])  # fmt: skip
+                    out.update(dict.fromkeys(words, self._bit(number)))
+        return out
+
+    def _keeper(self, word: Word) -> int:
+        """Class of the function that computes a register."""
+        return self.keepers.get(word, 0) if self.top else 1
 
     def _when(self, when: When, s: Segment) -> str:
         if when == ALWAYS:
@@ -527,22 +610,29 @@ class _ModuleCode:
             out.append(name)
         return out
 
-    def _put(self, s: Segment, space: str, offset: int, width: int, limbs: list[str]) -> None:
-        if width == 1:
-            s.lines.append(f"STB({space} + {offset}, {limbs[0]});")
-            return
+    def _put(
+        self, s: Segment, space: str, offset: int, width: int, limbs: list[str], readers: int
+    ) -> None:
+        """Store a value; `readers` are those to be told where it changes."""
+        old, when = (space, "now") if space == "t" else ("q", "next")
+        mark = self.marks.add(when, readers, "B" if width == 1 else "V")
+        load, store, step = ("LDB", "STB", 2) if width == 1 else ("LDV", "STV", 64)
         for number, limb in enumerate(limbs):
-            s.lines.append(f"STV({space} + {offset + 64 * number}, {limb});")
+            at = offset + step * number
+            if mark is not None:
+                s.lines.append(f"{mark} |= {load}({old} + {at}) ^ ({limb});")
+            s.lines.append(f"{store}({space} + {at}, {limb});")
 
-    def _store(self, s: Segment, space: str, offset: int, sig: Sig) -> None:
-        self._put(s, space, offset, width_of(sig), cells.values(s, sig))
+    def _store(self, s: Segment, space: str, offset: int, sig: Sig, readers: int) -> None:
+        self._put(s, space, offset, width_of(sig), cells.values(s, sig), readers)
 
     def _next(self, s: Segment, word: Word, limbs: list[str], enable: str) -> None:
         """The register's next value where its clock has an edge."""
         old = [s.word_bit(word)] if word.width == 1 else [
             s.word_limb(word, i) for i in range(word.limbs)]  # fmt: skip
         value = cells.choose(s, enable, limbs, old, word.width)
-        self._put(s, "d", self.layout.q[word], word.width, value)
+        readers = self.activity.of([word]) | self._keeper(word)
+        self._put(s, "d", self.layout.q[word], word.width, value, readers)
 
     def _enabled(self, s: Segment, *sigs: Sig | None) -> str:
         out = "ALL"
@@ -564,6 +654,7 @@ class _ModuleCode:
             flag = self.layout.changed[id(port)]
             with s.when(f"{enable} | LDB(t + {flag})"):
                 self._read_register(memory, port, enable, s)
+                self._rewrite(s, enable, port.word)
             s.lines.append(f"STB(t + {flag}, {enable});")
 
     def _writes(self, memory: Memory, s: Segment) -> None:
@@ -580,6 +671,9 @@ class _ModuleCode:
                 which = cells.and_b(s, which, cells.any_of(s, write.enable))
             data = extended(write.data, 32 * memory.limbs, False)
             if which != NONE:
+                mark = self.marks.add("next", self.activity.memories.get(id(memory), int(not self.top)), "B")
+                if mark is not None:
+                    s.lines.append(f"{mark} |= {which};")
                 s.lines.append(
                     f"WRITE(g, m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}, "
                     f"{which}, {cells.one_limb(s, write.address)}, {mask}, "
@@ -603,7 +697,8 @@ class _ModuleCode:
             if not empty and (call.phase.last or phase.needs < call.phase.needs):
                 earlier |= phase.needs
         for port in sorted(call.phase.needs - earlier):
-            self._store(s, "t", below + ports[port], call.instance.inputs[port])
+            readers = self.activity.instances.get(id(call.instance), 0)
+            self._store(s, "t", below + ports[port], call.instance.inputs[port], readers)
 
     def _function(self, number: int) -> str:
         return f"{self.name}_{number}"
@@ -617,7 +712,7 @@ class _ModuleCode:
         for number, lines in self._texts.items():
             body = "\n  ".join(lines)
             parts.append(
-                f"static __attribute__((noinline)) void {self._function(number)}{_SIGNATURE} {{\n  {body}\n}}"
+                f"static __attribute__((noinline)) uint32_t {self._function(number)}{_SIGNATURE} {{\n  {body}\n}}"
             )
         number = 0
         for phase, functions in enumerate(self.phases):
@@ -625,17 +720,17 @@ class _ModuleCode:
             for function in functions:
                 lines.append(self._invoked(number, function))
                 number += 1
-            body = "\n  ".join(lines)
-            parts.append(f"void {self.name}_phase{phase}{_SIGNATURE} {{\n  {body}\n}}")
+            parts.append(_caller(f"{self.name}_phase{phase}", lines))
         if self.writes_below():
             lines = [self._invoked(number + i, function) for i, function in enumerate(self.edge)]
             for instance in self.module.instances:
                 code = self.made[id(instance.module)]
                 if code.writes_below():
                     q, t, m = self.layout.below[id(instance)]
-                    lines.append(f"{code.name}_edge(q + {q}, d + {q}, t + {t}, m + {m}, g);")
-            body = "\n  ".join(lines)
-            parts.append(f"void {self.name}_edge{_SIGNATURE} {{\n  {body}\n}}")
+                    call = f"{code.name}_edge(q + {q}, d + {q}, t + {t}, m + {m}, g);"
+                    mask = self.activity.instances.get(id(instance), 0)
+                    lines.append(f"if ({call[:-1]}) g->next |= {mask:#x}ull;" if self.top else call)
+            parts.append(_caller(f"{self.name}_edge", lines))
         return "\n".join(parts)
 
     def writes_below(self) -> bool:
@@ -670,6 +765,23 @@ class _ModuleCode:
             below = self.layout.below[id(instance)][0]
             yield from self.made[id(instance.module)].regions(q + below)
 
+    def _bit(self, number: int) -> int:
+        return 1 << self.activity.classes[number]
+
+    def _call_row(self, call: Call) -> str:
+        """Its class, and who reads its outputs (this cycle) and its registers (the next)."""
+        q, t, m = self.layout.below[id(call.instance)]
+        own = self.activity.instances[id(call.instance)]
+        outputs, registers = 0, own
+        for word in call.instance.outputs.values():
+            if self._below(word) is None:
+                outputs |= self.activity.of([word])
+            else:
+                registers |= self.activity.of([word])
+        return (
+            f"{{{self._called(call)}, {q}, {t}, {m}, {own:#x}ull, {outputs:#x}ull, {registers:#x}ull}}"
+        )
+
     def tables(self) -> str:
         """For the runtime: what to call before the inputs of a cycle are known, and after."""
         rows: list[list[str]] = [[], []]
@@ -677,14 +789,13 @@ class _ModuleCode:
         for phase, functions in zip(self.plan.phases, self.phases, strict=True):
             for function in functions:
                 if function.call is None:
-                    row = f"{{{self._function(number)}, 0, 0, 0}}"
+                    row = f"{{{self._function(number)}, 0, 0, 0, {self._bit(number):#x}ull, 0, 0}}"
                 else:
-                    q, t, m = self.layout.below[id(function.call.instance)]
-                    row = f"{{{self._called(function.call)}, {q}, {t}, {m}}}"
+                    row = self._call_row(function.call)
                 rows[bool(phase.needs) or phase.last].append(row)
                 number += 1
         out = []
-        rows.append([f"{{{self.name}_edge, 0, 0, 0}}"] if self.writes_below() else [])
+        rows.append([f"{{{self.name}_edge, 0, 0, 0, ~0ull, 0, 0}}"] if self.writes_below() else [])
         for name, content in zip(("before", "after", "edge"), rows, strict=True):
             out.append(f"const struct item bankside_{name}[] = {{{', '.join(content) or '{0}'}}};")
             out.append(f"const uint64_t bankside_{name}_count = {len(content)};")
@@ -700,6 +811,22 @@ class _ModuleCode:
                 f"const uint64_t bankside_{name}_bytes = {getattr(layout, name + '_bytes')};"
             )
         return "\n".join(out)
+
+
+def _late_bits(sig: Sig, bound: frozenset[Word]) -> int:
+    """Mask of the bits of an output that depend on inputs."""
+    mask, at = 0, 0
+    for part in sig:
+        if part.word in bound:
+            mask |= ((1 << part.width) - 1) << at
+        at += part.width
+    return mask
+
+
+def _caller(name: str, lines: list[str]) -> str:
+    """A function that calls others and returns all that they return."""
+    body = "\n  ".join(line if line.startswith("if") else f"changed |= {line}" for line in lines)
+    return f"uint32_t {name}{_SIGNATURE} {{\n  uint32_t changed = 0;\n  {body}\n  return changed;\n}}"
 
 
 def _packed(words: list[Word]) -> tuple[dict[Word, int], int]:

@@ -124,7 +124,7 @@ class LaneFaults:
     def _header(self, netlist: Path, nets: bool, bench: _Bench) -> Path:
         """The generated C++ of the ports, which depends on where they lie."""
         design = build_lanes(netlist, nets=nets)[1]
-        text = ports_header(design.places, bench.traces)
+        text = ports_header(design, bench.traces)
         folder = build_root() / "lane-ports" / content_hash({"text": text})[:24]
         path = folder / "lane_ports.h"
         if not path.exists():

@@ -38,7 +38,8 @@ struct group {
     const struct force* forces;
     uint64_t force_count;
     uint64_t* last;         // NULL, or cycle of the last access of the word that begins at each limb of the arena
-    uint64_t now;
+    uint64_t cycle;
+    uint64_t now, next;     // classes of functions that have to run in this cycle, in the next (activity.py)
 };
 
 // In lanes where `where` is set, bits of `mask` are inverted (`flip`) or become those of `value`, in limb `limb` of the net whose flag
@@ -214,7 +215,7 @@ INLINE void SHIFT_LEFT(const V* in, int from, V amount, V* out, int count) {
 INLINE B SAME(V a) { return EQ(a, K(a[0])) == ALL; }
 
 INLINE void TOUCH(struct group* g, const char* word) {
-    if (__builtin_expect(g->last != NULL, 0)) g->last[(uint64_t)(word - g->memory) / sizeof(V)] = g->now;
+    if (__builtin_expect(g->last != NULL, 0)) g->last[(uint64_t)(word - g->memory) / sizeof(V)] = g->cycle;
 }
 
 INLINE void READ(struct group* g, const char* memory, uint32_t depth, int limbs, V address, V* out) {

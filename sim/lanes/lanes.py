@@ -53,6 +53,7 @@ class Lanes:
         self._handle = ctypes.c_void_p(self._library.lanes_new(ctypes.c_uint64(self.groups)))
         if not self._handle:
             raise ConfigError(f"no memory for {self.lanes} lanes; take fewer")
+        self._library.lanes_run_all(self._handle)
 
     # --- one cycle --------------------------------------------------------------------------------
     def settle(self) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from bankside.sim.lanes.emit import Place
-
+from bankside.sim.lanes.emit import Design, Place
 
 _ALARMS = ("corrected", "detected")
 
 
-def ports_header(places: Iterable[Place], ignored: Sequence[str]) -> str:
+def ports_header(design: Design, ignored: Sequence[str]) -> str:
     """Text of `lane_ports.h`. ignored: outputs that are not compared (traces)."""
-    every = [p for p in places if p.kind in ("input", "output")]
+    every = [p for p in design.places if p.kind in ("input", "output")]
     inputs = [p for p in every if p.kind == "input"]
     outputs = [p for p in every if p.kind == "output"]
     compared = [p for p in outputs if p.path not in (*ignored, *_ALARMS)]
@@ -20,16 +19,19 @@ def ports_header(places: Iterable[Place], ignored: Sequence[str]) -> str:
     return "\n".join(
         [
             "#ifndef BANKSIDE_LANE_PORTS_H\n#define BANKSIDE_LANE_PORTS_H",
-            '#include "lanes.h"\nnamespace bankside {',
+            '#include "runtime.h"\nnamespace bankside {',
             f"struct Ports {{\n{members}\n}};",
             _function(
                 "void gather_outputs(Ports& p, const char* t, unsigned lane)", map(_gather, outputs)
             ),
             _function(
-                "void scatter_inputs(const Ports& p, char* t, unsigned lane)", map(_scatter, inputs)
+                "void spread_inputs(const Ports& p, lane_group& one, B which)",
+                ["char* t = one.t; B odd; V vodd;", *(_spread(i, design.readers) for i in inputs)],
             ),
-            _function("void spread_inputs(const Ports& p, char* t, B which)", map(_spread, inputs)),
-            "inline void broadcast_inputs(const Ports& p, char* t) { spread_inputs(p, t, ALL); }",
+            "inline void broadcast_inputs(const Ports& p, lane_group& g) {",
+            "    spread_inputs(p, g, ALL);\n}",
+            "inline void scatter_inputs(const Ports& p, lane_group& g, unsigned lane) {",
+            "    spread_inputs(p, g, B(1) << lane);\n}",
             _function("B outputs_differ(const char* t)", _differ(compared)),
             _function("B any_output_differs(const char* t)", _differ(outputs)),
             _function("B inputs_differ(const char* t)", _differ(inputs)),
@@ -81,22 +83,18 @@ def _part(place: Place, limb: int) -> str:
     return f"uint32_t(p.{name} >> {32 * limb})" if limb else f"uint32_t(p.{name})"
 
 
-def _scatter(place: Place) -> str:
+def _spread(place: Place, readers: Mapping[str, int]) -> str:
+    """An input in some lanes; who reads it is told where it changes."""
+    at, mask = f"t + {place.offset}", readers.get(place.path, 0)
+    tell = f"one.g.now |= {mask:#x}ull, one.g.next |= {mask:#x}ull;"
     if place.width == 1:
-        at = f"t + {place.offset}"
-        return f"STB({at}, (LDB({at}) & ~(1u << lane)) | (p.{_member(place)} & 1u) << lane);"
+        return (
+            f"odd = ((p.{_member(place)} & 1u ? ALL : 0) ^ LDB({at})) & which; "
+            f"if (odd) {{ STB({at}, LDB({at}) ^ odd); {tell} }}"
+        )
     return " ".join(
-        f"reinterpret_cast<uint32_t*>(t + {place.offset + 64 * i})[lane] = {_part(place, i)};"
-        for i in range(place.limbs)
-    )
-
-
-def _spread(place: Place) -> str:
-    at = f"t + {place.offset}"
-    if place.width == 1:
-        return f"STB({at}, (LDB({at}) & ~which) | (p.{_member(place)} & 1u ? which : 0));"
-    return " ".join(
-        f"STV({at} + {64 * i}, SEL(which, K({_part(place, i)}), LDV({at} + {64 * i})));"
+        f"vodd = MZ(which, K({_part(place, i)}) ^ LDV({at} + {64 * i})); "
+        f"if (TST(vodd, vodd)) {{ STV({at} + {64 * i}, LDV({at} + {64 * i}) ^ vodd); {tell} }}"
         for i in range(place.limbs)
     )
 

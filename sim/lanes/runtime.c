@@ -53,6 +53,7 @@ struct lanes* lanes_new(uint64_t groups) {
             return NULL;
         }
         power_on(one);
+        lanes_disturb(one);
     }
     return all;
 }
@@ -81,17 +82,31 @@ static void all_of(struct lanes* all, const struct item* items, uint64_t count) 
         const struct item it = items[k];
         for (uint64_t i = 0; i < all->groups; ++i) {
             struct lane_group* one = &all->group[i];
-            if (!one->idle) it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
+            if (one->idle || !(one->g.now & it.bit)) continue;
+            const uint32_t changed = it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
+            if (changed & 1) one->g.now |= it.outputs;
+            if (changed & 2) one->g.next |= it.registers;
         }
     }
 }
 
-void lanes_before(struct lanes* all) { all_of(all, bankside_before, bankside_before_count); }
+void lanes_before(struct lanes* all) {
+    for (uint64_t i = 0; i < all->groups; ++i) {
+        struct group* g = &all->group[i].g;
+        g->now = all->all ? ~0ull : g->next;
+        g->next = 0;
+    }
+    all_of(all, bankside_before, bankside_before_count);
+}
 
 void lanes_after(struct lanes* all) { all_of(all, bankside_after, bankside_after_count); }
 
 void lanes_edge(struct lanes* all) {
-    all_of(all, bankside_edge, bankside_edge_count);
+    for (uint64_t k = 0; k < bankside_edge_count; ++k)
+        for (uint64_t i = 0; i < all->groups; ++i) {
+            struct lane_group* one = &all->group[i];
+            if (!one->idle) bankside_edge[k].run(one->q, one->d, one->t, one->g.memory, &one->g);
+        }
     for (uint64_t i = 0; i < all->groups; ++i) {
         struct lane_group* one = &all->group[i];
         if (one->idle) continue;
@@ -108,6 +123,8 @@ void lanes_steps(struct lanes* all, uint64_t count) {
         lanes_edge(all);
     }
 }
+
+void lanes_run_all(struct lanes* all) { all->all = 1; }
 
 void* lanes_part(struct lanes* all, uint64_t group, unsigned part) {
     struct lane_group* one = &all->group[group];

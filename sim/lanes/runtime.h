@@ -8,9 +8,10 @@
 extern "C" {
 #endif
 
+// `bit`: its class; `outputs`, `registers`: classes of those who read what it returns as changed (1, 2).
 struct item {
-    void (*run)(char* q, char* d, char* t, char* m, struct group* g);
-    uint64_t q, t, m;
+    uint32_t (*run)(char* q, char* d, char* t, char* m, struct group* g);
+    uint64_t q, t, m, bit, outputs, registers;
 };
 
 // Registers of a module in q: limbs from `offset` on, then single bits.
@@ -42,9 +43,14 @@ struct lane_group {
     int idle;
 };
 
+// All functions of a group run in the next cycle: somebody changed a value from outside.
+static inline void lanes_disturb(struct lane_group* one) { one->g.next = one->g.now = ~0ull; }
+
+
 struct lanes {
     uint64_t groups;
     struct lane_group* group;
+    int all;  // run all functions in every cycle
 };
 
 struct lanes* lanes_new(uint64_t groups);
@@ -54,6 +60,8 @@ void lanes_before(struct lanes* all);
 void lanes_after(struct lanes* all);
 void lanes_edge(struct lanes* all);
 void lanes_steps(struct lanes* all, uint64_t count);
+// Run every function in every cycle, whatever has changed: for those who write values themselves.
+void lanes_run_all(struct lanes* all);
 void lanes_clear_memory(struct lane_group* one);
 // 0: q, 1: d, 2: t, 3: memories.
 void* lanes_part(struct lanes* all, uint64_t group, unsigned part);

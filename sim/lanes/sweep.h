@@ -176,6 +176,7 @@ public:
     }
 
     void load(B which, const std::vector<uint32_t>& q) {
+        lanes_disturb(g);
         size_t i = 0;
         each(
             [&](uint64_t at) {
@@ -234,6 +235,7 @@ public:
     // Make lanes equal to lane 0.
     void join(B which) {
         if (!which) return;
+        lanes_disturb(g);
         each([&](uint64_t at) {
                 const V q = LDV(g->q + at);
                 STV(g->q + at, SEL(which, K(q[0]), q));
@@ -259,7 +261,7 @@ public:
                 lanes[lane].store.pages.clear();
                 lanes[lane].fault = -1;
                 lanes[lane].over = lanes[0].over;
-                scatter_inputs(lanes[0].ports, g->t, lane);
+                scatter_inputs(lanes[0].ports, *g, lane);
             }
     }
 
@@ -405,18 +407,18 @@ public:
     template <typename Drive>
     void together(Group& group, Drive&& drive) {
         auto& lane = group.lanes[0];
-        group.g->g.now = lane.store.now = group.cycle;
+        group.g->g.cycle = lane.store.now = group.cycle;
         lanes_before(all_);
         if (Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
             drive(lane);
-            broadcast_inputs(lane.ports, group.g->t);
+            broadcast_inputs(lane.ports, *group.g);
         }
         lanes_after(all_);
         if (!Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
             drive(lane);
-            broadcast_inputs(lane.ports, group.g->t);
+            broadcast_inputs(lane.ports, *group.g);
         }
         if (lane.store.log.count && noting_) golden_.writes.emplace_back(group.cycle, lane.store.log);
         group.commit_alone();
@@ -480,7 +482,7 @@ private:
             lane.fault = -1;
             lane.over = false;
         }
-        broadcast_inputs(from.ports, group.g->t);
+        broadcast_inputs(from.ports, *group.g);
     }
 
     void clear_memory(Group& group) {
@@ -576,7 +578,7 @@ private:
     void cycle_begins() {
         for (auto& group : groups_) {
             if (group.g->idle) continue;
-            group.g->g.now = group.cycle;
+            group.g->g.cycle = group.cycle;
             if (!group.aside) fill(group);
             act(group);
         }
@@ -653,9 +655,11 @@ private:
 
     // Deposits, and which nets are forced.
     void act(Group& group) {
+        if (!group.forces.empty()) lanes_disturb(group.g);
         for (const force& f : group.forces) *const_cast<uint8_t*>(f.flag) = 0;
         group.forces.clear();
         each_deed(group, [&](unsigned lane, const Deed& d) {
+            lanes_disturb(group.g);
             if (d.space == kFlop) {
                 change(group.g->q + d.offset, lane, d), change(group.g->d + d.offset, lane, d);
             } else if (d.space == kMemory) {
@@ -686,7 +690,7 @@ private:
 
     void force_ports(Group& group, Space space) {
         each_deed(group, [&](unsigned lane, const Deed& d) {
-            if (d.space == space) change(group.g->t + d.offset, lane, d);
+            if (d.space == space) change(group.g->t + d.offset, lane, d), lanes_disturb(group.g);
         });
     }
 
@@ -708,7 +712,7 @@ private:
                 if (!one.alike) own |= B(1) << lane;
             }
             drive_lane(group, 0);
-            spread_inputs(group.lanes[0].ports, group.g->t, ~own & ALL);
+            spread_inputs(group.lanes[0].ports, *group.g, ~own & ALL);
             for (unsigned lane = 1; lane < LANES; ++lane)
                 if ((group.busy & ~own) >> lane & 1) {
                     if (group.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
@@ -718,7 +722,7 @@ private:
         for (unsigned lane = 0; lane < LANES; ++lane)
             if (own >> lane & 1) {
                 drive_lane(group, lane);
-                scatter_inputs(group.lanes[lane].ports, group.g->t, lane);
+                scatter_inputs(group.lanes[lane].ports, *group.g, lane);
             }
     }
 
@@ -970,7 +974,7 @@ private:
             one.alike = false;
             one.over = over_[next];
             group.busy |= B(1) << lane;
-            scatter_inputs(one.ports, group.g->t, lane);
+            scatter_inputs(one.ports, *group.g, lane);
         }
         return next;
     }

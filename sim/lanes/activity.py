@@ -1,0 +1,88 @@
+"""Which functions have to run in a cycle: those that read something that has changed.
+
+Every function of the top, and every call of a kept module, belongs to one of 64 classes, a bit of
+`now` (this cycle) and of `next`. Whoever changes a value sets the bits of those who read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bankside.sim.lanes.netlist import Instance, Memory, Word
+
+_CLASSES = 64
+
+
+@dataclass
+class Activity:
+    """Masks of classes. readers: of a word that a function computes, a port, a register or an output
+    of an instance; memories: of what can be read of them; instances: of their calls.
+    """
+
+    classes: dict[int, int] = field(default_factory=dict)
+    instances: dict[int, int] = field(default_factory=dict)
+    readers: dict[Word, int] = field(default_factory=dict)
+    memories: dict[int, int] = field(default_factory=dict)
+
+    def of(self, words: Iterable[Word]) -> int:
+        mask = 0
+        for word in words:
+            mask |= self.readers.get(word, 0)
+        return mask
+
+
+def activity_of(
+    functions: Sequence[tuple[int, Iterable[Word], Iterable[Memory]]], instances: Sequence[Instance]
+) -> Activity:
+    """functions: number, words and memories that it reads."""
+    out = Activity()
+    single = min(len(functions), _CLASSES - 1 if instances else _CLASSES)
+    for index, (number, _, _) in enumerate(functions):
+        out.classes[number] = index if len(functions) <= single else index * single // len(functions)
+    left = _CLASSES - single
+    for index, instance in enumerate(instances):
+        at = single + (index if len(instances) <= left else index * left // len(instances))
+        out.instances[id(instance)] = 1 << at
+    for number, words, memories in functions:
+        bit = 1 << out.classes[number]
+        for word in words:
+            out.readers[word] = out.readers.get(word, 0) | bit
+        for memory in memories:
+            out.memories[id(memory)] = out.memories.get(id(memory), 0) | bit
+    return out
+
+
+@dataclass
+class Marks:
+    """What a function notes of its changes: lines at its beginning and end."""
+
+    top: bool
+    names: dict[tuple[str, int, str], str] = field(default_factory=dict)
+
+    def add(self, when: str, mask: int, kind: str) -> str | None:
+        """Variable that collects differences; None where nobody wants to know. In a kept module all
+        who read it are one.
+        """
+        if not mask:
+            return None
+        key = (when, mask if self.top else 1, kind)
+        if key not in self.names:
+            self.names[key] = f"c{len(self.names)}{kind.lower()}"
+        return self.names[key]
+
+    def before(self) -> list[str]:
+        return [f"{kind} {name} = {'0' if kind == 'B' else 'K(0)'};" for (_, _, kind), name in self.names.items()]
+
+    def after(self) -> list[str]:
+        """The end of the function, which returns what changed: 1 outputs, 2 registers."""
+        by_effect: dict[tuple[str, int], list[str]] = {}
+        for (when, mask, kind), name in self.names.items():
+            by_effect.setdefault((when, mask), []).append(name if kind == "B" else f"TST({name}, {name})")
+        lines = [] if self.top else ["uint32_t changed = 0;"]
+        for (when, mask), tests in by_effect.items():
+            effect = f"g->{when} |= {mask:#x}ull;" if self.top else f"changed |= {1 if when == 'now' else 2};"
+            lines.append(f"if ({' | '.join(tests)}) {effect}")
+        return [*lines, "return 0;" if self.top else "return changed;"]
+
+
