@@ -1,0 +1,232 @@
+"""The lane engine without a compiler: the same machines, evaluated by numpy.
+
+For machines without a C compiler, and as a second opinion on `Lanes`: of what turns a cell into C it
+shares nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bankside.errors import ConfigError, ToolError
+from bankside.sim.lanes.emit import Place
+from bankside.sim.lanes.lanes import WIDTH, Lanes, limbs
+from bankside.sim.lanes.netlist import load, width_of
+from bankside.sim.lanes.numpy_code import ModuleCode, State, joined_limbs, split_limbs
+from bankside.sim.lanes.schedule import plan_all
+from bankside.sim.rtl.tools import find_cxx
+
+Engine = Literal["auto", "compiled", "numpy"]
+
+
+@dataclass(frozen=True)
+class NumpyDesign:
+    """The places of a design."""
+
+    places: tuple[Place, ...]
+
+
+class _Home(NamedTuple):
+    """Where a place is: instances to walk down from the top, number of a word or memory, port."""
+
+    path: tuple[int, ...]
+    index: int
+    port: str = ""
+
+
+class NumpyLanes:
+    """What `Lanes` is, without a compiler: the same names, arguments, values and errors.
+
+    `offset` of a place is its number. Also raises ConfigError for values wider than their signal.
+    """
+
+    def __init__(self, netlist: Path, lanes: int = WIDTH, *, nets: bool = False) -> None:
+        self._top = load(netlist)
+        made: dict[int, ModuleCode] = {}
+        for plan in plan_all(self._top):
+            made[id(plan.module)] = ModuleCode(plan, made, nets)
+        self._code = made[id(self._top)]
+        self.groups = -(-lanes // WIDTH)
+        self.lanes = self.groups * WIDTH
+        found = list(_places(self._code, "", ()))
+        self.design = NumpyDesign(tuple(place for place, _ in found))
+        self.places = {(p.kind, p.path): p for p, _ in found}
+        self._homes = [home for _, home in found]
+        self.reset()
+
+    def close(self) -> None:
+        """Free the machines."""
+        self._state: State | None = None
+
+    def reset(self) -> None:
+        """Power-on: registers and memories have their first values, inputs are zero."""
+        self._state = State(self._code, self.lanes)
+        self._settled = False
+
+    # --- one cycle --------------------------------------------------------------------------------
+    def settle(self) -> None:
+        """Outputs follow registers and inputs."""
+        if not self._settled:
+            state = self._running()
+            for phase in self._code.phases:
+                phase(state.w, state)
+            self._settled = True
+
+    def step(self, cycles: int = 1) -> None:
+        """Clock edges, with the inputs as they are."""
+        for _ in range(cycles):
+            self.settle()
+            self._running().edge()
+            self._settled = False
+
+    def _running(self) -> State:
+        if self._state is None:
+            raise ConfigError("these lanes are closed; reset() makes new ones")
+        return self._state
+
+    # --- values -----------------------------------------------------------------------------------
+    find = Lanes.find
+
+    def set(self, port: str, values: NDArray[np.uint32] | int) -> None:
+        """An input of all lanes."""
+        self._put(self.find("input", port), values)
+
+    def get(self, port: str) -> NDArray[np.uint32]:
+        """An output as it was computed last."""
+        place = self.find("output", port)
+        return self._rows_of(self._at(place).out[port], place)
+
+    def read(self, path: str) -> NDArray[np.uint32]:
+        """A register."""
+        place = self.find("flop", path)
+        return self._rows_of(self._at(place).w[self._homes[place.offset].index], place)
+
+    def write(self, path: str, values: NDArray[np.uint32] | int) -> None:
+        """Deposit into a register; outputs follow with `settle` or `step`."""
+        self._put(self.find("flop", path), values)
+
+    def read_memory(self, path: str, word: int) -> NDArray[np.uint32]:
+        place = self.find("memory", path)
+        rows = self._at(place).memories[self._homes[place.offset].index].array[word]
+        return np.ascontiguousarray(rows, "<u8").view("<u4")[:, : place.limbs].astype(np.uint32)
+
+    def write_memory(self, path: str, word: int, values: NDArray[np.uint32] | int) -> None:
+        place = self.find("memory", path)
+        ram = self._at(place).memories[self._homes[place.offset].index]
+        ram.array[word] = self._limbs_of(values, place)
+        self._settled = False
+
+    def force(self, path: str, mask: int | NDArray[np.uint32], value: int | None = None) -> None:
+        """Invert the bits of `mask` of a net (`nets=True`) for all who read it, or make them those of
+        `value`, until `release`. `mask` may differ from lane to lane. A second force replaces the
+        first.
+        """
+        place = self.find("net", path)
+        bits = self._value_of(mask, place)
+        ones = self._value_of((1 << place.width) - 1, place)
+        nothing = ones ^ ones
+        rule = (bits, ones, nothing)
+        if value is not None:
+            rule = (nothing, ones ^ bits, self._value_of(value, place) & bits)
+        self._at(place).forces[self._homes[place.offset].index] = rule
+        self._settled = False
+
+    def release(self, path: str) -> None:
+        """End of a force."""
+        place = self.find("net", path)
+        self._at(place).forces.pop(self._homes[place.offset].index, None)
+        self._settled = False
+
+    # --- places -----------------------------------------------------------------------------------
+    def _at(self, place: Place) -> State:
+        state = self._running()
+        for instance in self._homes[place.offset].path:
+            state = state.below[instance]
+        return state
+
+    def _put(self, place: Place, values: NDArray[np.uint32] | int) -> None:
+        self._at(place).w[self._homes[place.offset].index] = self._value_of(values, place)
+        self._settled = False
+
+    def _value_of(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[Any]:
+        return joined_limbs(self._limbs_of(values, place), place.width)
+
+    def _limbs_of(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[np.uint64]:
+        """[lanes, ceil(width / 64)]."""
+        if isinstance(values, (int, np.integer)):
+            rows = np.tile(limbs([int(values)], place.width), (self.lanes, 1))
+        else:
+            rows = np.asarray(values, np.uint32).reshape(self.lanes, place.limbs)
+        top = place.width - 32 * (place.limbs - 1)
+        if (rows[:, -1].astype(np.uint64) >> top).any():
+            raise ConfigError(
+                f"{place.kind} {place.path!r} has {place.width} bits; got a value with more; "
+                f"expected less than 2^{place.width}"
+            )
+        even = np.zeros((self.lanes, 2 * -(-place.limbs // 2)), "<u4")
+        even[:, : place.limbs] = rows
+        return even.view("<u8").astype(np.uint64)
+
+    def _rows_of(self, value: NDArray[Any], place: Place) -> NDArray[np.uint32]:
+        """[lanes, ceil(width / 32)]; constants have one element until here."""
+        rows = split_limbs(value, -(-place.width // 64)).astype("<u8").view("<u4")
+        whole = np.broadcast_to(rows[:, : place.limbs], (self.lanes, place.limbs))
+        return whole.astype(np.uint32)
+
+
+def _places(code: ModuleCode, path: str, down: tuple[int, ...]) -> Iterator[tuple[Place, _Home]]:
+    """In the order of `emit`, so that of two equal names both engines mean the same."""
+    number = 0
+    for kind, name, width, depth, init, home in _rows(code, path, down):
+        yield Place(kind, name, width, depth, number, init), home
+        number += 1
+
+
+def _rows(
+    code: ModuleCode, path: str, down: tuple[int, ...]
+) -> Iterator[tuple[str, str, int, int, tuple[int, ...], _Home]]:
+    module = code.module
+    for flop in module.flops:
+        home = _Home(down, flop.word.index)
+        yield "flop", path + flop.name, flop.word.width, 1, (flop.init,), home
+    for index, memory in enumerate(module.memories):
+        for port in memory.reads:
+            home = _Home(down, port.word.index)
+            yield "flop", path + port.word.name, memory.width, 1, (0,), home
+        if memory.writes:
+            home = _Home(down, index)
+            yield "memory", path + memory.name, memory.width, memory.depth, memory.init, home
+    for cell in module.cells if code.nets else ():
+        word = cell.output
+        yield "net", path + word.name, word.width, 1, (), _Home(down, word.index)
+    if not down:
+        for port, word in module.inputs.items():
+            yield "input", port, word.width, 1, (), _Home(down, word.index)
+        for port, sig in module.outputs.items():
+            yield "output", port, width_of(sig), 1, (), _Home(down, 0, port)
+    for number, instance in enumerate(module.instances):
+        below = code.made[id(instance.module)]
+        yield from _rows(below, f"{path}{instance.name}.", (*down, number))
+
+
+def make_lanes(
+    netlist: Path, lanes: int = WIDTH, *, engine: Engine = "auto", nets: bool = False
+) -> Lanes | NumpyLanes:
+    """Machines of a netlist, compiled where a C compiler is found (`auto`), else on numpy.
+
+    Raises ToolError for `compiled` without a compiler, ConfigError for an unknown engine.
+    """
+    if engine not in ("auto", "compiled", "numpy"):
+        raise ConfigError(f"unknown engine {engine!r}; expected auto, compiled or numpy")
+    if engine == "auto":
+        try:
+            find_cxx()
+        except ToolError:
+            engine = "numpy"
+    return (NumpyLanes if engine == "numpy" else Lanes)(netlist, lanes, nets=nets)
