@@ -132,13 +132,13 @@ public:
         for (auto& v : variables) std::memcpy(v.data, at, v.size()), at += v.size();
     }
 
-    bool equals(const Bytes& bytes) const {
+    // Variables that are not as they were saved, by number.
+    std::vector<uint64_t> different(const Bytes& bytes) const {
+        std::vector<uint64_t> found;
         const uint8_t* at = bytes.data();
-        for (const auto& v : variables) {
-            if (std::memcmp(v.data, at, v.size())) return false;
-            at += v.size();
-        }
-        return true;
+        for (size_t i = 0; i < variables.size(); at += variables[i++].size())
+            if (std::memcmp(variables[i].data, at, variables[i].size())) found.push_back(i);
+        return found;
     }
 };
 

@@ -65,6 +65,7 @@ class Referee(CompiledModel):
 
     machine : of any engine.
     design : (netlist, Verilog) of the top, where it is not the machine's own (a protected design).
+    waves : `record_waves` is possible; the model is compiled apart.
     nets : paths of the nets that faults may force. The Verilog is then that of the netlist, cell
         by cell, and a model of its own is compiled for each set of nets.
 
@@ -79,6 +80,7 @@ class Referee(CompiledModel):
         *,
         design: tuple[Path, Path] | None = None,
         nets: Iterable[str] = (),
+        waves: bool = False,
     ) -> None:
         self.machine = machine
         paths = sorted(set(nets))
@@ -95,7 +97,7 @@ class Referee(CompiledModel):
         self.cycles = 0
         self._golden_cycles: int | None = None
         self._proven: dict[tuple[int, int], int] = {}
-        super().__init__(referee_library(machine, name, self.state, self._nets, self._ports))
+        super().__init__(referee_library(machine, name, self.state, self._nets, self._ports, waves))
 
     # --- sites ------------------------------------------------------------------------------------
     def _sites(self) -> dict[str, Site]:
@@ -215,6 +217,27 @@ class Referee(CompiledModel):
             raise ToolError("the machine did not start a second time; report this")
         self.cycles += int(raw[0]["cycles"])
         return raw[0]
+
+    def differences(self) -> list[str]:
+        """Paths of the registers and memories that, at the end of the last run, were not what they
+        are at the end of the fault-free one.
+        """
+        numbers = np.zeros(self._call("difference_count"), "<u8")
+        self._call("differences", pointer(numbers))
+        return [self._variables[number].path for number in numbers.tolist()]
+
+    def peek(self, path: str, word: int = 0) -> int:
+        """A word of a register or memory now: after a run of `pim` at its end, of the others after
+        the host has read their registers.
+        """
+        site = self.sites[path]
+        number = self._numbers[site.kind, path]
+        self._function("peek").restype = ctypes.c_uint64
+        chunks = (
+            self._call("peek", *(ctypes.c_uint64(v) for v in (number, word, chunk)))
+            for chunk in range(-(-site.width // 64))
+        )
+        return sum(value << 64 * chunk for chunk, value in enumerate(chunks))
 
     def _rows(self, raw: NDArray[np.void] | np.void) -> NDArray[np.void]:
         raw = np.atleast_1d(raw)

@@ -81,8 +81,9 @@ def chosen_nets(nets: Iterable[Net], paths: Sequence[str]) -> list[Net]:
 
 
 def referee_library(
-    machine: AnyMachine, name: str, state: StateMap, nets: Sequence[Net], ports: Ports
-) -> ctypes.CDLL:
+    machine: AnyMachine, name: str, state: StateMap, nets: Sequence[Net], ports: Ports,
+    waves: bool = False,
+) -> ctypes.CDLL:  # fmt: skip
     """The compiled model of top module `name`, all of its state in reach, and `nets`.
 
     Raises ToolError where a tool is missing or fails.
@@ -107,4 +108,5 @@ def referee_library(
         cxxflags=(*CXXFLAGS, *(f"-D{key}={value}" for key, value in macros.items())),
         verilator_flags=_VERILATOR_FLAGS,
         vlt=state.public() + public_nets(nets),
+        trace=waves,
     )

@@ -141,6 +141,8 @@ struct Referee {
     std::unique_ptr<Machine> machine;
     Golden golden;
     std::vector<Checkpoint> checkpoints;
+    Waves waves;
+    std::vector<uint64_t> different;  // variables at the end of the last run
 
     // A machine that has just been switched on; the name of what it does not have.
     std::string renew() {
@@ -267,7 +269,8 @@ Outcome judge(Referee& referee, World& world, uint64_t cycles, bool limited, uin
     out.cycles = cycles;
     out.first = first;
     out.alarms = alarms;
-    out.state = cycles == golden.cycles && machine.state.equals(golden.state);
+    referee.different = machine.state.different(golden.state);
+    out.state = cycles == golden.cycles && referee.different.empty();
     out.output = world.delivers(*golden.world);
     const Result result = world.finish(machine.model, referee.job);
     out.status = result.status;
@@ -349,13 +352,33 @@ int referee_run(void* handle, const Action* actions, uint64_t count, int from_ch
     World world = from ? resume(machine, *from) : World(referee.job);
     if (!from && !world.set_up(machine.model, referee.job)) return 0;
     const auto visit = [&](uint64_t cycle) {
+        // Called before the clock edge that ends the cycle.
+        referee.waves.after(machine.model, cycle - 1);
+        referee.waves.before(machine.model, cycle);
         alarms |= machine.alarmed();
         if (first == ~uint64_t{0} && cycle < referee.golden.cycles && machine.hash() != referee.golden.hashes[cycle]) first = cycle;
     };
     const uint64_t cycles =
         execute(machine, world, referee.job, Faults{actions, count}, from ? from->cycle : 0, limit, visit);
+    referee.waves.stop(machine.model);
     *outcome = judge(referee, world, cycles, cycles >= limit, first, alarms);
     return 1;
+}
+
+uint64_t referee_difference_count(void* handle) { return static_cast<Referee*>(handle)->different.size(); }
+
+void referee_differences(void* handle, uint64_t* out) {
+    const auto& found = static_cast<Referee*>(handle)->different;
+    std::copy(found.begin(), found.end(), out);
+}
+
+uint64_t referee_peek(void* handle, uint64_t site, uint64_t word, uint64_t chunk) {
+    return static_cast<Referee*>(handle)->machine->state.variables[site].get(word, static_cast<unsigned>(chunk));
+}
+
+// Cycles first..last of the next run with faults, written to a VCD file (needs trace=True).
+void referee_waves(void* handle, const char* file, uint64_t first, uint64_t last) {
+    static_cast<Referee*>(handle)->waves.arm(file, first, last);
 }
 
 // See State::prove.

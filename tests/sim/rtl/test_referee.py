@@ -217,6 +217,9 @@ def test_registers_of_control(array):
     )
     # Stopped neither by HALT nor by an error: a host would wait for ever.
     assert (stopped["cycles"], stopped["end"]) == (20, END_LIMIT)
+    array.run(program, [[Action("flip", "core.control.front.cycle", 0, 1 << 40, None, 20)]])
+    assert array.differences() == ["core.control.front.cycle"]
+    assert array.peek("core.control.front.cycle") == cycles + (1 << 40)
     # The counter of cycles delivers nothing; it stays wrong.
     assert (counted["output"], counted["state"], counted["cycles"]) == (1, 0, cycles)
     assert (stuck["end"], stuck["cycles"]) == (END_LIMIT, 2 * cycles + 1000)
