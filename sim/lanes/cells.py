@@ -96,9 +96,27 @@ def _bitwise(
         a, b = _operands(cell, cell.output.width)
         if cell.output.width == 1:
             return [of_bits(s, s.bit(a), s.bit(b))]
+        if cell.type == "$and":
+            for mask, value in ((a, b), (b, a)):
+                if (bit := _repeated(mask)) is not None:
+                    return _where(s, s.bit(bit), s.limbs(value))
         return [of_limbs(s, s.limb(a, i), s.limb(b, i)) for i in range(cell.output.limbs)]
 
     return code
+
+
+def _repeated(sig: Sig) -> Sig | None:
+    """The bit that a signal consists of, again and again."""
+    first = sig[0]
+    same = first.word is not None and first.width == 1 and all(part == first for part in sig)
+    return (first,) if same else None
+
+
+def _where(s: Segment, bit: str, limbs: Values) -> Values:
+    """`limbs` in lanes where a bit is set, else zero."""
+    if bit in (ALL, NONE):
+        return limbs if bit == ALL else [ZERO] * len(limbs)
+    return [limb if limb == ZERO else s.v(f"MZ({bit}, {limb})") for limb in limbs]
 
 
 def _inverted(s: Segment, limbs: Values, width: int) -> Values:
@@ -354,13 +372,47 @@ def _finish(cell: Cell, s: Segment, limbs: Values) -> Values:
     return _masked(s, limbs[: cell.output.limbs], width)
 
 
+#: Selections up to which a shift of several limbs is written out.
+_WRITTEN_OUT = 12
+
+
+def _levels(cell: Cell, limbs: int) -> int | None:
+    """Bits of the amount that choose a limb, where that is worth writing out."""
+    levels = max(width_of(cell.inputs["B"]) - 5, 0)
+    return levels if levels * limbs <= _WRITTEN_OUT else None
+
+
+def _barrel(cell: Cell, s: Segment, limbs: Values, levels: int, fill: str, step: int) -> Values:
+    """Limbs shifted as the amount says: first whole limbs, then bits. step: 1 right, -1 left."""
+    amount_sig = cell.inputs["B"]
+    for level in range(levels):
+        bit = s.bit(cut(amount_sig, 5 + level, 1))
+        far = step << level
+        moved = [limbs[i + far] if 0 <= i + far < len(limbs) else fill for i in range(len(limbs))]
+        limbs = choose(s, bit, moved, limbs, 32 * len(limbs))
+    low = one_limb(s, cut(amount_sig, 0, min(width_of(amount_sig), 5)))
+    if low == ZERO:
+        return limbs
+    rest = s.v(f"{k(32)} - {low}")
+    here, there = ("SRLV", "SLLV") if step > 0 else ("SLLV", "SRLV")
+    out = []
+    for i, limb in enumerate(limbs):
+        other = limbs[i + step] if 0 <= i + step < len(limbs) else fill
+        parts = [f"{f}({v}, {n})" for f, v, n in ((here, limb, low), (there, other, rest)) if v != ZERO]
+        out.append(s.v(" | ".join(parts)) if parts else ZERO)
+    return out
+
+
 def _shl(cell: Cell, s: Segment) -> Values:
     width = cell.output.width
     a = extended(cell.inputs["A"], width, bool(cell.parameters["A_SIGNED"]))
     amount = _amount(cell, s)
     if width <= 32:
         return _finish(cell, s, [s.v(f"SLLV({one_limb(s, a)}, {amount})")])
-    limbs, out = s.limbs(a), s.result(cell.output.limbs)
+    limbs = s.limbs(a)
+    if (levels := _levels(cell, len(limbs))) is not None:
+        return _finish(cell, s, _barrel(cell, s, limbs, levels, ZERO, -1))
+    out = s.result(cell.output.limbs)
     while len(limbs) > 1 and limbs[-1] == ZERO:
         limbs.pop()
     s.lines.append(
@@ -385,6 +437,9 @@ def _shr(cell: Cell, s: Segment) -> Values:
         name = "SRAV" if arithmetic else "SRLV"
         return _finish(cell, s, [s.v(f"{name}({one_limb(s, a)}, {amount})")])
     limbs, count = s.limbs(a), cell.output.limbs
+    if (levels := _levels(cell, len(limbs))) is not None:
+        fill = s.v(f"SRA({limbs[-1]}, 31)") if arithmetic else ZERO
+        return _finish(cell, s, _barrel(cell, s, limbs, levels, fill, 1))
     if arithmetic:
         # Beyond the last limb there is nothing but copies of the sign.
         limbs += [s.v(f"SRA({limbs[-1]}, 31)")] * (count + 1)

@@ -8,6 +8,7 @@ from the first-level cache.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -120,9 +121,40 @@ def emit(top: Module, *, nets: bool = False) -> Design:
     places = tuple(_places(top, made, "", 0, 0, 0, top=True))
     parts = ['#include "runtime.h"', *(code.text() for code in made.values()), last.tables()]
     parts.append(_first_values(places))
+    text = _pooled("\n".join(parts))
     readers = {port: last.activity.of([word]) for port, word in top.inputs.items()}
     sizes = layout.q_bytes, layout.t_bytes, layout.m_bytes
-    return Design("\n".join(parts), places, *sizes, readers)
+    return Design(text, places, *sizes, readers)
+
+
+_CONSTANT = re.compile(r"K\((0x[0-9a-f]+)u\)")
+
+
+def _pooled(text: str) -> str:
+    """Constants as operands in memory: a broadcast of an immediate is two more instructions. Those of
+    all zeros and ones need none.
+    """
+    pool: dict[str, int] = {}
+
+    def place(match: re.Match[str]) -> str:
+        if match[1] in ("0x0", "0xffffffff"):
+            return match[0]
+        return f"KM({pool.setdefault(match[1], len(pool))})"
+
+    head, _, body = text.partition("\n")
+    body = _CONSTANT.sub(place, body)
+    return "\n".join([head, _pool(pool), body])
+
+
+def _pool(pool: Iterable[str]) -> str:
+    """The compiler must not see the values, or it would make immediates of them again."""
+    numbers = ", ".join(f"{value}u" for value in pool) or "0"
+    return (
+        f'__asm__(".section .rodata\\n.balign 64\\n.type bankside_pool, @object\\n'
+        f'bankside_pool: .long {numbers.replace("u", "")}\\n.previous\\n");\n'
+        f'extern const uint32_t bankside_pool[] __attribute__((visibility("hidden")));\n'
+        f"#define KM(index) BROADCAST(&bankside_pool[index])"
+    )
 
 
 def _first_values(places: Iterable[Place]) -> str:

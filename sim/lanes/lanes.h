@@ -143,6 +143,7 @@ INLINE void SCATTER(B m, V index, void* base, V value) {
 }
 #endif
 
+INLINE V BROADCAST(const uint32_t* p) { return K(*p); }
 INLINE V SRA(V a, int n) { return (V)((VS)a >> n); }
 INLINE V LDV(const char* p) { return *(const V*)p; }
 INLINE void STV(char* p, V a) { *(V*)p = a; }

@@ -207,18 +207,18 @@ class Segment:
 
     def _or(self, value: int, terms: list[tuple[str, str, int]]) -> str:
         words = [t for kind, t, _ in terms if kind == "v"]
-        masks: list[tuple[str, int]] = []
+        masks: dict[str, int] = {}
         for kind, bit, pattern in terms:
             if kind == "m" and bit == ALL:
                 value |= pattern
             elif kind == "m" and bit != NONE:
-                masks.append((bit, pattern))
+                masks[bit] = masks.get(bit, 0) | pattern
         out = words[0] if words else None
         for other in words[1:]:
             out = self.v(f"{out} | {other}")
         if value or (out is None and not masks):
             out = k(value) if out is None else self.v(f"{out} | {k(value)}")
-        for bit, pattern in masks:
+        for bit, pattern in masks.items():
             if out is None:
                 out = self.v(f"MZ({bit}, {k(pattern)})")
             else:
