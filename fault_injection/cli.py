@@ -25,7 +25,11 @@ _ROWS = 40
               help="Repeat one fault of the campaign on the referee.")  # fmt: skip
 @click.option("--fault", metavar="JSON", help="Run this one fault instead, on lanes and referee.")
 @click.option("--design", metavar="NAME", help="Only this one of several designs.")
-@click.option("--waves", is_flag=True, help="With --replay or --fault: waveforms, also fault-free.")
+@click.option(
+    "--waves",
+    is_flag=True,
+    help="Waveforms of the fault and of the fault-free run; with --out alone of some faults.",
+)
 @common_options
 def command(
     file: Path, store: Path | None, workers: int, dask: str | None, replay: int | None,
@@ -41,8 +45,8 @@ def command(
     if kind != "campaign":
         _language_model(kind, file, as_json, out)
         return
-    if waves and replay is None and fault is None:
-        raise ConfigError("--waves shows one fault; give --replay ID or --fault JSON, too")
+    if waves and replay is None and fault is None and out is None:
+        raise ConfigError("--waves belongs to --replay, --fault, or a report in --out DIR")
     if replay is not None or fault is not None:
         from bankside.fault_injection.description import load_campaign
         from bankside.fault_injection.replay import replayed, replayed_text
@@ -52,7 +56,7 @@ def command(
         emit(result, as_json=as_json, text=replayed_text(result), out=out, name="replay")
         finish(result["agree"])
         return
-    result = _campaigns(file, design, store, (workers, dask), out)
+    result = _campaigns(file, design, store, (workers, dask), out, waves)
     shown = text if "designs" not in result else all_text
     emit(result, as_json=as_json, text=shown(result), out=out, name="inject")
     failed = any(v["verdict"] == "FAIL" for v in result["verdicts"])
@@ -76,7 +80,7 @@ def _kind(file: Path) -> str:
 
 def _campaigns(
     file: Path, design: str | None, store: Path | None, where: tuple[int, str | None],
-    out: Path | None,
+    out: Path | None, waves: bool,
 ) -> dict[str, Any]:  # fmt: skip
     from bankside.fault_injection.description import load_campaign, load_campaigns
     from bankside.fault_injection.session import run_all, run_one
@@ -88,8 +92,8 @@ def _campaigns(
         campaigns = [load_campaign(file, design)]
     with places.dask(scheduler) if scheduler else places.local(count) as workers:
         if len(campaigns) == 1:
-            return run_one(campaigns[0], store, workers, out)
-        return run_all(file.stem, campaigns, store, workers, out)
+            return run_one(campaigns[0], store, workers, out, waves)
+        return run_all(file.stem, campaigns, store, workers, out, waves)
 
 
 def _language_model(kind: str, file: Path, as_json: bool, out: Path | None) -> None:

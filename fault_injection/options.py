@@ -90,12 +90,14 @@ class PlanOptions(Section):
         candidates: name -> mechanisms (docs/protection.md) that any block may get. Each is built
             into all blocks at once and injected into, one campaign per candidate.
         designs: which of several get a plan; by default all.
+        faults: of each campaign for it; by default as many as `sampling` says.
         flop, memory_bit: gate equivalents of a flip-flop, of a memory bit (docs/protection.md).
         seconds: for the proof that no smaller area does.
     """
 
     candidates: dict[str, Any] = Field(min_length=1)
     designs: list[str] | None = None
+    faults: int | None = Field(default=None, ge=1)
     flop: float | None = Field(default=None, gt=0)
     memory_bit: float | None = Field(default=None, gt=0)
     seconds: float = Field(default=60.0, gt=0)

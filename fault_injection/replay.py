@@ -22,7 +22,7 @@ from bankside.fault_injection.fault import Fault, check_fault
 from bankside.fault_injection.store import CampaignStore
 from bankside.sim.waves import TICKS_PER_CYCLE, first_tick, write_save_file
 
-__all__ = ["replayed", "replayed_text"]
+__all__ = ["record_examples", "replayed", "replayed_text"]
 
 #: Cycles shown before a fault and after its last trace.
 _BEFORE, _AFTER = 20, 200
@@ -101,22 +101,45 @@ def _waves(
     first = max(0, fault.cycle - _BEFORE)
     last = min(max(cycles, int(row["cycles"])) - 1, max(fault.cycle, seen) + _AFTER)
     referee = campaign.target.referee(nets, waves=True)
-    files = {}
-    for name, actions in (("faulty", actions_of(fault, referee.sites)), ("golden", ())):
-        vcd = folder / f"{_file_name(fault)}.{name}.vcd"
-        vcd.parent.mkdir(parents=True, exist_ok=True)
-        _record(referee, vcd, first, last, actions)
-        write_save_file(vcd, first_time=first_tick(vcd))
-        files[name] = str(vcd)
+    files = {
+        name: str(
+            _record(referee, folder / f"{_file_name(fault)}.{name}.vcd", first, last, actions)
+        )
+        for name, actions in (("faulty", actions_of(fault, referee.sites)), ("golden", ()))
+    }
     return {"first_cycle": first, "last_cycle": last, "ticks_per_cycle": TICKS_PER_CYCLE,
             "first_tick": first_tick(Path(files["faulty"])), **files}  # fmt: skip
 
 
-def _record(referee: Any, vcd: Path, first: int, last: int, actions: Any) -> None:
+def _record(referee: Any, vcd: Path, first: int, last: int, actions: Any) -> Path:
+    vcd.parent.mkdir(parents=True, exist_ok=True)
     referee.model.record_waves(vcd, first, last)
     referee.run([actions])
     if not vcd.is_file():
         raise ConfigError(f"{vcd.name}: the run ended before cycle {first}: nothing to show")
+    write_save_file(vcd, first_time=first_tick(vcd))
+    return vcd
+
+
+def record_examples(campaign: Campaign, examples: list[dict[str, Any]], folder: Path) -> None:
+    """Record the first example of each model and class that left a trace; `waves` of its row
+    becomes the path of the faulty run's VCD, relative to the parent of `folder`.
+    """
+    if not isinstance(campaign.target, MachineTarget):
+        raise ConfigError("--waves: a target of your own records its waveforms itself")
+    first_of = {(r["model"], r["class"]): r for r in reversed(examples) if r["class"] != "masked"}
+    shown = list(reversed(first_of.values()))
+    keys = ("id", "class", "waves")
+    faults = [Fault.from_dict({k: v for k, v in r.items() if k not in keys}) for r in shown]
+    nets = [fault.site for fault in faults if _is_net(fault, campaign)]
+    referee = campaign.target.referee(nets, waves=True)
+    for row, fault in zip(shown, faults, strict=True):
+        first = max(0, fault.cycle - _BEFORE)
+        last = fault.cycle + _AFTER
+        for name, actions in (("faulty", actions_of(fault, referee.sites)), ("golden", ())):
+            vcd = folder / f"{row['id']}.{name}.vcd"
+            _record(referee, vcd, first, last, actions)
+        row["waves"] = f"{folder.name}/{row['id']}.faulty.vcd"
 
 
 def _file_name(fault: Fault) -> str:

@@ -12,6 +12,7 @@ from bankside.fault_injection.campaign import Found, Mismatch, inject, prepare, 
 from bankside.fault_injection.description import Campaign
 from bankside.fault_injection.metrics import check_rates
 from bankside.fault_injection.planning import planned
+from bankside.fault_injection.replay import record_examples
 from bankside.fault_injection.result import assessment_of, result_of
 from bankside.fault_injection.store import CampaignStore
 from bankside.mapping.explore.workers import Workers
@@ -24,9 +25,14 @@ class _Disagreement(Exception):
 
 
 def run_one(
-    campaign: Campaign, store: Path | None, workers: Workers, out: Path | None
-) -> dict[str, Any]:
-    """Run, or continue, a campaign with its plan; files go to `out`."""
+    campaign: Campaign, store: Path | None, workers: Workers, out: Path | None,
+    waves: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Run, or continue, a campaign with its plan.
+
+    Args:
+        out: folder of the report. waves: with waveforms of some faults.
+    """
     check_rates(prepare(campaign))
     found, mismatches, repeated = _injected(campaign, store, workers)
     result = result_of(found, mismatches, repeated)
@@ -48,6 +54,8 @@ def run_one(
     if out is not None:
         from bankside.fault_injection.report import write
 
+        if waves:
+            record_examples(campaign, result["examples"], out / "waves")
         result["files"] = write(result, assessment_of(found), out)
     return result
 
@@ -67,7 +75,7 @@ def _injected(
 
 def run_all(
     name: str, campaigns: Sequence[Campaign], store: Path | None, workers: Workers,
-    out: Path | None,
+    out: Path | None, waves: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """One campaign after the other: sums, all blocks and verdicts with their design, and under
     `designs` each result. One mismatch anywhere, and there are neither blocks nor verdicts.
@@ -76,7 +84,7 @@ def run_all(
     for campaign in campaigns:
         path = store and store.with_name(f"{store.stem}-{campaign.name}{store.suffix}")
         folder = out and out / campaign.name
-        designs[campaign.name] = run_one(campaign, path, workers, folder)
+        designs[campaign.name] = run_one(campaign, path, workers, folder, waves)
     wrong = sum(r["referee_mismatches"] for r in designs.values())
     merged = {
         key: [] if wrong else [{"design": n} | row for n, r in designs.items() for row in r[key]]

@@ -97,7 +97,7 @@ def test_replay(run_cli, described, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--replay", "5"], "no such store; run the campaign before"),
-        (["--waves"], "give --replay ID or --fault JSON"),
+        (["--waves"], "belongs to --replay, --fault, or a report in --out DIR"),
         (["--fault", '{"site": "core.datapath.hold", "model": "seu"}'],
          "no site 'core.datapath.hold' (did you mean 'core.datapath.held'?)"),
         (["--fault", '{"site": "core.datapath.held", "model": "seu", "cycle": 12}'],
