@@ -20,7 +20,7 @@ __all__ = ["PAGE", "overview", "render", "write"]
 PAGE, PLOT, FMEDA, FMEDA_PAGE, BLOCKS = (
     "report.html", "hierarchy.png", "fmeda.csv", "fmeda.html", "blocks.csv",
 )  # fmt: skip
-_BARS, _STRATA = 24, 80
+_BARS, _STRATA, _PROFILES = 24, 80, 3
 _PLACE = ("bit", "word", "cycle")
 _METRICS = ("SPFM", "LFM", "PMHF")
 
@@ -156,16 +156,20 @@ def _classes(result: Mapping[str, Any]) -> str:
     return svg(9.5, height, lambda f: draw_classes(rows, f, result["level"]), "classes by block")
 
 
-_CLASSES = ("SDC", "hang", "detected-uncorrected", "detected-corrected", "timing-only", "latent",
-            "masked")  # fmt: skip
+#: Class -> heading of its column.
+_CLASSES = {
+    "SDC": "SDC", "hang": "hang", "detected-uncorrected": "DUE", "detected-corrected": "corrected",
+    "timing-only": "timing", "latent": "latent", "masked": "masked",
+}  # fmt: skip
 
 
 def _blocks(result: Mapping[str, Any]) -> str:
-    header = ("model", "block", "bits", "faults", *_CLASSES, "false alarms", "AVF", "DUE")
-    return table(header, [
-        (r["model"], r["block"], f"{r['bits']:,}", f"{r['faults']:,}",
-         *(f"{r['classes'][c]:,}" for c in _CLASSES), f"{r['false_alarms']:,}",
-         r["avf"]["text"], r["due"]["text"]) for r in result["blocks"]
+    header = ("model", "block", "bits", "faults", "AVF", *_CLASSES.values(), "false alarms")
+    note = paragraph("DUE: detected-uncorrected; of them false alarms: the output was right.")
+    return note + table(header, [
+        (r["model"], r["block"], f"{r['bits']:,}", f"{r['faults']:,}", r["avf"]["text"],
+         *(f"{r['classes'][c]:,}" for c in _CLASSES), f"{r['false_alarms']:,}")
+        for r in result["blocks"]
     ], numeric_from=2)  # fmt: skip
 
 
@@ -184,13 +188,22 @@ def blocks_csv(result: Mapping[str, Any]) -> str:
 
 
 def _profiles(result: Mapping[str, Any]) -> list[str]:
-    parts = [svg(9.5, 2.6, lambda f: draw_profile(result["by_cycle"], f, "first",
-                 "cycle in which the fault begins"), "AVF by cycle")]  # fmt: skip
-    if result["by_bit"]:
-        parts.append(svg(9.5, 2.6, lambda f: draw_profile(result["by_bit"], f, "bit",
-                         "number of the bit, registers and memories of role data"),
-                         "AVF by bit"))  # fmt: skip
-    return parts
+    parts = []
+    for model in [row["model"] for row in result["models"]][:_PROFILES]:
+        cycles, bits = (_of(result[key], model) for key in ("by_cycle", "by_bit"))
+        if any(row["faults"] for row in cycles):
+            parts += [f"<h3>{e(model)}</h3>", _profile(cycles, "first", model)]
+        if any(row["faults"] for row in bits):
+            parts.append(_profile(bits, "bit", model))
+    return parts or [paragraph("These models have no beginning within the run.")]
+
+
+def _profile(rows: Sequence[Mapping[str, Any]], by: str, model: str) -> str:
+    labels = {
+        "first": "cycle in which the fault begins",
+        "bit": "number of the bit, registers and memories of role data",
+    }
+    return svg(9.5, 2.4, lambda f: draw_profile(rows, f, by, labels[by]), f"AVF by {by}, {model}")
 
 
 def _registers(result: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from bankside.fault_injection.strata import Strata
 
 __all__ = ["share_of", "tables"]
 
-_BINS, _EXAMPLES, _REGISTERS = 32, 3, 40
+_BINS, _EXAMPLES, _REGISTERS = 32, 3, 15
 Group = Callable[[Stratum], tuple[str, ...]]
 
 
@@ -212,32 +212,37 @@ def _by_cycle(found: Found) -> list[dict[str, Any]]:
 
 
 def _by_bit(found: Found) -> list[dict[str, Any]]:
-    """The same by the number of the bit in its word; of single bits of `data` only."""
-    single = np.array([
-        found.prepared.sites[f.site].role == "data" and found.prepared.sites[f.site].width > 1
-        for f in found.faults
-    ])  # fmt: skip
+    """The same by the number of the bit in its word; of sites of role data wider than a bit."""
+    sites = [found.prepared.sites[fault.site] for fault in found.faults]
+    words = np.array([site.role == "data" and site.width > 1 for site in sites])
     bits = np.array([fault.bit for fault in found.faults])
-    top = int(bits[single].max()) + 1 if single.any() else 0
-    return _profile(found, np.where(single, bits, -1), [{"bit": bit} for bit in range(top)])
+    top = int(bits[words].max()) + 1 if words.any() else 0
+    return _profile(found, np.where(words, bits, -1), [{"bit": bit} for bit in range(top)])
 
 
 def _profile(
     found: Found, places: NDArray[np.int64], rows: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
+    """`rows` of every model that begins its faults in any cycle, with what lies at their places."""
     weights, failed = _weights(found), _failed(found)
+    models = [s.model.name for s in found.prepared.strata]
     out = []
-    for place, row in enumerate(rows):
-        mine = places == place
-        total = float(weights[mine].sum())
-        bad = float(weights[mine & failed].sum())
-        out.append(row | {"faults": int(mine.sum()), "failures": int((mine & failed).sum()),
-                          "avf": bad / total if total else None})  # fmt: skip
+    for model, _ in found.prepared.campaign.models:
+        if model.when != "cycle":
+            continue
+        own = np.array([name == model.name for name in models])[found.stratum]
+        for place, row in enumerate(rows):
+            mine = own & (places == place)
+            total, bad = (float(weights[m].sum()) for m in (mine, mine & failed))
+            out.append({"model": model.name} | row | {
+                "faults": int(mine.sum()), "failures": int((mine & failed).sum()),
+                "avf": bad / total if total else None,
+            })  # fmt: skip
     return out
 
 
 def _registers(found: Found) -> list[dict[str, Any]]:
-    """Sites with the most failures that their faults stand for."""
+    """Of every model the sites with the most failures that their faults stand for."""
     weights, failed = _weights(found), _failed(found)
     sums: dict[tuple[str, str], list[float]] = {}
     for fault, weight, bad in zip(found.faults, weights, failed, strict=True):
@@ -245,11 +250,17 @@ def _registers(found: Found) -> list[dict[str, Any]]:
         row[0] += weight * bad
         row[1] += 1
         row[2] += int(bad)
-    best = sorted(sums.items(), key=lambda item: (-item[1][0], item[0]))[:_REGISTERS]
-    return [
-        {"model": model, "site": site, "faults": int(row[1]), "failures": int(row[2])}
-        for (model, site), row in best if row[2]
-    ]  # fmt: skip
+    out = []
+    for model, _ in found.prepared.campaign.models:
+        mine = sorted(
+            ((-row[0], site, row) for (name, site), row in sums.items() if name == model.name),
+            key=lambda item: item[:2],
+        )
+        out += [
+            {"model": model.name, "site": site, "faults": int(row[1]), "failures": int(row[2])}
+            for _, site, row in mine[:_REGISTERS] if row[2]
+        ]  # fmt: skip
+    return out
 
 
 def _examples(found: Found) -> list[dict[str, Any]]:

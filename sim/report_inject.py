@@ -88,7 +88,7 @@ def _label(axes: Axes, name: str, row: Row, x: float, y: float, width: float) ->
         share = f"{100 * row['avf']:.3g} %" if row["failures"] else f"none of {row['faults']}"
         text = f"{name}\n{share}" if room > len(share) else name
         axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color=dark)
-    elif len(name) <= 16:
+    elif len(name) <= 11:
         axes.text(x, y, name, ha="center", va="center", fontsize=6.5, rotation=90, color=dark)
 
 
@@ -137,6 +137,7 @@ def draw_profile(rows: Sequence[Row], figure: Figure, by: str, label: str) -> No
     middle = [p + (0.45 * wide if align == "edge" else 0) for p in places]
     other.plot(middle, [row["faults"] for row in rows], color="#5c6b79", lw=1, marker=".", ms=3)
     other.set_ylim(bottom=0)
+    other.grid(visible=False)
     other.set_ylabel("faults injected", color="#5c6b79")
     for one in (axes, other):
         one.spines["top"].set_visible(False)
