@@ -64,8 +64,17 @@ def with_protection(campaign: Campaign, plan: Mapping[str, Any]) -> Campaign:
     """The same campaign of the same design with protection, of the models that count."""
     target = campaign.target
     assert isinstance(target, MachineTarget)
-    description = campaign.description.model_copy(update={"protection": dict(plan), "plan": None})
-    return replace(campaign, description=description, target=replace(target, protection=dict(plan)))
+    what, counted = campaign.description, campaign.counted
+    faults = (what.plan.faults if what.plan else None) or what.sampling.faults
+    description = what.model_copy(update={
+        "protection": dict(plan), "plan": None,
+        "sampling": what.sampling.model_copy(update={"faults": faults}),
+        "models": {name: given for name, given in what.models.items() if name in counted},
+    })  # fmt: skip
+    return replace(
+        campaign, description=description, target=replace(target, protection=dict(plan)),
+        models=tuple(pair for pair in campaign.models if pair[0].name in counted),
+    )  # fmt: skip
 
 
 class _Work:

@@ -16,7 +16,7 @@ import pytest
 from bankside.errors import BanksideError, ConfigError
 from bankside.fault_injection.campaign import inject, prepare
 from bankside.fault_injection.classes import CLASSES
-from bankside.fault_injection.description import load_campaign
+from bankside.fault_injection.description import load_campaign, load_campaigns
 from bankside.fault_injection.result import result_of
 from bankside.fault_injection.store import CampaignStore
 from bankside.mapping.explore import workers as places
@@ -185,6 +185,26 @@ def test_sites_that_do_not_exist(described) -> None:
     campaign = load_campaign(described(models="{seu: {sites: [core.datapath.acd]}}"))
     with pytest.raises(ConfigError, match="no site 'core.datapath.acd' .*did you mean '.*acc'"):
         prepare(campaign)
+
+
+DESIGNS = """
+designs:
+  small: {machine: array_4x4, workload: {product: {m: 4, k: 4, n: 4}}}
+  other: {machine: array_4x4, workload: {product: {m: 4, k: 8, n: 4}}}
+"""
+
+
+def test_several_designs_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(DESIGNS)
+    small, other = load_campaigns(path)
+    assert (small.name, other.name) == ("small", "other") and small.key != other.key
+    assert load_campaign(path, "other").key == other.key
+    with pytest.raises(ConfigError, match=r"no design 'smal' \(did you mean 'small'\?\)"):
+        load_campaign(path, "smal")
+    path.write_text(DESIGNS.replace("m: 4, k: 8", "m: 4, k: x"))
+    with pytest.raises(ConfigError, match="two.yaml:4: k: is 'x' .text.; expected an integer"):
+        load_campaigns(path)
 
 
 RATES = """
