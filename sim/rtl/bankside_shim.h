@@ -71,13 +71,24 @@ public:
     // One clock period: inputs written before are taken at the rising edge; afterwards outputs show
     // the new state, and inputs may be written for the next.
     void step() {
-        if (!tracing() && detail::arm_rising_edge(top->rootp, 0)) {
-            top->clk = 1;
-            top->eval();
-        } else {
-            top->clk = 1;
-            top->eval();
-            dump(0);
+        rise();
+        fall();
+    }
+
+    // Its two halves, for who has something to do between the edges.
+    void rise() {
+        falls_ = tracing() || !detail::arm_rising_edge(top->rootp, 0);
+        top->clk = 1;
+        top->eval();
+        if (falls_) dump(0);
+        risen_ = true;
+    }
+
+    // Nothing without a rising edge before.
+    void fall() {
+        if (!risen_) return;
+        risen_ = false;
+        if (falls_) {
             top->clk = 0;
             top->eval();
             dump(1);
@@ -125,6 +136,7 @@ public:
     }
 
 private:
+    bool falls_ = false, risen_ = false;
 #if defined(VM_TRACE) && VM_TRACE
     static constexpr bool VM_TRACE_ON = true;
     std::unique_ptr<VerilatedVcdC> trace_;

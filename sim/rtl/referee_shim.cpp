@@ -209,12 +209,13 @@ struct Faults {
     }
 };
 
-// One cycle of a run, with what is done to it. visit(cycle) when all of its outputs are final; false where the run was over.
+// One cycle of a run, with what is done to it: deposits come before the falling edge, at which the gates of clocks look. visit(cycle) when all of its outputs are final; false where the run was over.
 template <typename Visit>
 bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
     auto& model = machine.model;
     const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
     if (deposited || steered) model.settle();
+    model.fall();
     Bytes outputs = faults.force(machine.outputs, kOutput, cycle);
     if (!world.running(model)) {
         machine.give(machine.outputs, outputs);
@@ -232,7 +233,7 @@ bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& fau
     world.see(model);
     visit(cycle);
     machine.give(machine.outputs, outputs);
-    model.step();
+    model.rise();
     machine.give(machine.inputs, inputs);
     if (steered) faults.steer(machine, Faults::kNobody);
     if (forced || steered) model.settle();
@@ -245,6 +246,7 @@ template <typename Visit>
 uint64_t execute(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, uint64_t limit,
                  Visit&& visit) {
     while (cycle < limit && one_cycle(machine, world, job, faults, cycle, visit)) ++cycle;
+    machine.model.fall();
     return cycle;
 }
 
@@ -255,9 +257,10 @@ Checkpoint checkpoint(Machine& machine, const World& world, uint64_t cycle) {
 }
 
 World resume(Machine& machine, const Checkpoint& from) {
+    machine.model.rise();  // of a machine whose state is replaced now
     machine.state.restore(from.state);
     machine.give(machine.inputs, from.inputs);
-    machine.model.cycle = from.model_cycle;
+    machine.model.cycle = from.model_cycle - 1;  // its falling edge is still to come
     machine.model.settle();
     return from.world;
 }

@@ -57,7 +57,7 @@ struct World {
         top.program_en = 0;
         host.offer(top, job.bursts.data(), job.burst_count);
         top.start = 1;
-        model.step();
+        model.rise();
         top.start = 0;
         model.settle();
         return true;
