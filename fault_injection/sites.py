@@ -19,7 +19,8 @@ from bankside.errors import ConfigError
 from bankside.registry import nearest
 from bankside.schema import Section
 from bankside.sim.faults import STORE, Site
-from bankside.sim.lanes.netlist import Module, load, width_of
+from bankside.sim.lanes.flatten import load
+from bankside.sim.lanes.netlist import Module, width_of
 
 __all__ = ["ROLES", "Grouping", "Role", "bits_of", "chosen", "grouped", "is_dram", "role_of",
            "sites_of"]  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bankside.errors import ConfigError
-from bankside.sim.lanes.netlist import name_of
+from bankside.sim.lanes.flatten import name_of
 
 __all__ = ["ALARM_PREFIX", "ALARMS", "FLOPS", "Bit", "Module", "binary", "integer"]
 

@@ -16,8 +16,8 @@ _CLASSES = 64
 
 @dataclass
 class Activity:
-    """Masks of classes. readers: of a word that a function computes, a port, a register or an output
-    of an instance; memories: of what can be read of them; instances: of their calls.
+    """Masks of classes. readers: of a word that a function computes, a port, a register or an
+    output of an instance; memories: of what can be read of them; instances: of their calls.
     """
 
     classes: dict[int, int] = field(default_factory=dict)
@@ -39,7 +39,9 @@ def activity_of(
     out = Activity()
     single = min(len(functions), _CLASSES - 1 if instances else _CLASSES)
     for index, (number, _, _) in enumerate(functions):
-        out.classes[number] = index if len(functions) <= single else index * single // len(functions)
+        out.classes[number] = (
+            index if len(functions) <= single else index * single // len(functions)
+        )
     left = _CLASSES - single
     for index, instance in enumerate(instances):
         at = single + (index if len(instances) <= left else index * left // len(instances))
@@ -72,17 +74,24 @@ class Marks:
         return self.names[key]
 
     def before(self) -> list[str]:
-        return [f"{kind} {name} = {'0' if kind == 'B' else 'K(0)'};" for (_, _, kind), name in self.names.items()]
+        return [
+            f"{kind} {name} = {'0' if kind == 'B' else 'K(0)'};"
+            for (_, _, kind), name in self.names.items()
+        ]
 
     def after(self) -> list[str]:
         """The end of the function, which returns what changed: 1 outputs, 2 registers."""
         by_effect: dict[tuple[str, int], list[str]] = {}
         for (when, mask, kind), name in self.names.items():
-            by_effect.setdefault((when, mask), []).append(name if kind == "B" else f"TST({name}, {name})")
+            by_effect.setdefault((when, mask), []).append(
+                name if kind == "B" else f"TST({name}, {name})"
+            )
         lines = [] if self.top else ["uint32_t changed = 0;"]
         for (when, mask), tests in by_effect.items():
-            effect = f"g->{when} |= {mask:#x}ull;" if self.top else f"changed |= {1 if when == 'now' else 2};"
+            effect = (
+                f"g->{when} |= {mask:#x}ull;"
+                if self.top
+                else f"changed |= {1 if when == 'now' else 2};"
+            )
             lines.append(f"if ({' | '.join(tests)}) {effect}")
         return [*lines, "return 0;" if self.top else "return changed;"]
-
-

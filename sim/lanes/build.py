@@ -10,14 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bankside.cache import cache_entry, file_hash
-from bankside.sim.lanes.emit import Design, Place, emit
-from bankside.sim.lanes.netlist import load
+from bankside.sim.lanes.emit import emit
+from bankside.sim.lanes.flatten import load
+from bankside.sim.lanes.places import Design, Place
 from bankside.sim.rtl.tools import find_cxx, run_tool, tool_version
 from bankside.sim.rtl.verilate import say
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("lanes.h", "runtime.h", "runtime.c")
-_GENERATORS = ("netlist", "schedule", "guards", "segment", "cells", "activity", "order", "emit", "build")
+_GENERATORS = ("netlist", "flatten", "schedule", "guards", "order", "segment", "bits", "shifts",
+               "cells", "activity", "functions", "places", "emit", "build")  # fmt: skip
 #: `-O1` is 10 % slower, `-O3` no faster; contraction and aliasing do not matter to integers.
 FLAGS = ("-O2", "-march=native", "-fPIC", "-w", "-fno-strict-aliasing")
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bankside.errors import ToolError
+from bankside.sim.lanes.bits import (
+    Values,
+    and_b,
+    choose,
+    masked,
+    not_b,
+    one_limb,
+    or_b,
+    values,
+    xor_b,
+)  # fmt: skip
 from bankside.sim.lanes.netlist import Cell, Sig, width_of
 from bankside.sim.lanes.segment import (
     ALL,
@@ -19,8 +29,7 @@ from bankside.sim.lanes.segment import (
     low_mask,
     used_width,
 )
-
-Values = list[str]
+from bankside.sim.lanes.shifts import shift_left, shift_right
 
 
 def compute(cell: Cell, s: Segment) -> Values:
@@ -34,13 +43,6 @@ def _operands(cell: Cell, width: int) -> tuple[Sig, Sig]:
     return extended(cell.inputs["A"], width, both), extended(cell.inputs["B"], width, both)
 
 
-def _masked(s: Segment, limbs: Values, width: int) -> Values:
-    """Bits above `width` of the last limb cleared."""
-    if width % 32:
-        limbs[-1] = s.v(f"{limbs[-1]} & {k(low_mask(width % 32))}")
-    return limbs
-
-
 def _as_output(cell: Cell, s: Segment, bit: str) -> Values:
     """A bit as the output word, which may be wider."""
     width = cell.output.width
@@ -50,29 +52,7 @@ def _as_output(cell: Cell, s: Segment, bit: str) -> Values:
     return [first, *[ZERO] * (cell.output.limbs - 1)]
 
 
-# --- bitwise ----------------------------------------------------------------------------------------
-def not_b(s: Segment, bit: str) -> str:
-    return NONE if bit == ALL else ALL if bit == NONE else s.b(f"{bit} ^ ALL")
-
-
-def and_b(s: Segment, a: str, b: str) -> str:
-    if NONE in (a, b):
-        return NONE
-    return b if a == ALL else a if b in (ALL, a) else s.b(f"{a} & {b}")
-
-
-def or_b(s: Segment, a: str, b: str) -> str:
-    if ALL in (a, b):
-        return ALL
-    return b if a == NONE else a if b in (NONE, a) else s.b(f"{a} | {b}")
-
-
-def xor_b(s: Segment, a: str, b: str) -> str:
-    if a == ALL:
-        return not_b(s, b)
-    if b == ALL:
-        return not_b(s, a)
-    return b if a == NONE else a if b == NONE else s.b(f"{a} ^ {b}")
+# --- bitwise --------------------------------------------------------------------------------
 
 
 def _and_v(s: Segment, a: str, b: str) -> str:
@@ -140,7 +120,7 @@ def _pos(cell: Cell, s: Segment) -> Values:
     return [s.bit(a)] if cell.output.width == 1 else s.limbs(a)
 
 
-# --- reductions -------------------------------------------------------------------------------------
+# --- reductions --------------------------------------------------------------------------------
 def any_of(s: Segment, sig: Sig) -> str:
     """Whether a signal is not zero."""
     if width_of(sig) == 1:
@@ -201,7 +181,7 @@ def _logic(of_bits: Callable[[Segment, str, str], str]) -> Callable[[Cell, Segme
     return code
 
 
-# --- comparisons ------------------------------------------------------------------------------------
+# --- comparisons --------------------------------------------------------------------------------
 def _equal(cell: Cell, s: Segment) -> str:
     width = max(width_of(cell.inputs["A"]), width_of(cell.inputs["B"]))
     a, b = _operands(cell, width)
@@ -256,7 +236,7 @@ def _comparison(*, swap: bool, equal: bool) -> Callable[[Cell, Segment], Values]
     return lambda cell, s: _as_output(cell, s, _less(cell, s, swap=swap, equal=equal))
 
 
-# --- arithmetic -------------------------------------------------------------------------------------
+# --- arithmetic --------------------------------------------------------------------------------
 def _sum(s: Segment, a: Values, b: Values) -> Values:
     out: Values = []
     carry = NONE
@@ -300,7 +280,7 @@ def _add(cell: Cell, s: Segment) -> Values:
         return [xor_b(s, s.bit(a), s.bit(b))]
     out = _sum(s, s.limbs(a), s.limbs(b))
     fits = max(used_width(a), used_width(b)) < width
-    return out if fits else _masked(s, out, width)
+    return out if fits else masked(s, out, width)
 
 
 def _sub(cell: Cell, s: Segment) -> Values:
@@ -308,7 +288,7 @@ def _sub(cell: Cell, s: Segment) -> Values:
     a, b = _operands(cell, width)
     if width == 1:
         return [xor_b(s, s.bit(a), s.bit(b))]
-    return _masked(s, _difference(s, s.limbs(a), s.limbs(b)), width)
+    return masked(s, _difference(s, s.limbs(a), s.limbs(b)), width)
 
 
 def _neg(cell: Cell, s: Segment) -> Values:
@@ -317,7 +297,7 @@ def _neg(cell: Cell, s: Segment) -> Values:
     if width == 1:
         return [s.bit(a)]
     limbs = s.limbs(a)
-    return _masked(s, _difference(s, [ZERO] * len(limbs), limbs), width)
+    return masked(s, _difference(s, [ZERO] * len(limbs), limbs), width)
 
 
 def _mul(cell: Cell, s: Segment) -> Values:
@@ -339,154 +319,7 @@ def _mul(cell: Cell, s: Segment) -> Values:
                 row[at + 1] = s.v(f"MULHI({first}, {second})")
             out = [*out[:at], *_sum(s, out[at:], row[at:])]
     fits = used_width(a) + used_width(b) <= width
-    return out if fits else _masked(s, out, width)
-
-
-# --- shifts -----------------------------------------------------------------------------------------
-def _amount(cell: Cell, s: Segment) -> str:
-    """How far, as one limb; whatever does not fit into it counts as very far."""
-    b = cell.inputs["B"]
-    if width_of(b) == 1:
-        bit = s.bit(b)
-        return k(1) if bit == ALL else ZERO if bit == NONE else s.v(f"MZ({bit}, {k(1)})")
-    low, *high = s.limbs(b)
-    for limb in high:
-        if limb != ZERO:
-            far = s.b(f"TST({limb}, {limb})")
-            low = s.v(f"SEL({far}, {ONES}, {low})")
-    return low
-
-
-def one_limb(s: Segment, sig: Sig) -> str:
-    if width_of(sig) == 1:
-        bit = s.bit(sig)
-        return k(1) if bit == ALL else ZERO if bit == NONE else s.v(f"MZ({bit}, {k(1)})")
-    return s.limb(sig, 0)
-
-
-def _finish(cell: Cell, s: Segment, limbs: Values) -> Values:
-    """Limbs cut to the output's width, as a bit where it has one."""
-    width = cell.output.width
-    if width == 1:
-        return [s.b(f"TST({limbs[0]}, {k(1)})")]
-    return _masked(s, limbs[: cell.output.limbs], width)
-
-
-#: Selections up to which a shift of several limbs is written out.
-_WRITTEN_OUT = 12
-
-
-def _levels(cell: Cell, limbs: int) -> int | None:
-    """Bits of the amount that choose a limb, where that is worth writing out."""
-    levels = max(width_of(cell.inputs["B"]) - 5, 0)
-    return levels if levels * limbs <= _WRITTEN_OUT else None
-
-
-def _barrel(cell: Cell, s: Segment, limbs: Values, levels: int, fill: str, step: int) -> Values:
-    """Limbs shifted as the amount says: first whole limbs, then bits. step: 1 right, -1 left."""
-    amount_sig = cell.inputs["B"]
-    for level in range(levels):
-        bit = s.bit(cut(amount_sig, 5 + level, 1))
-        far = step << level
-        moved = [limbs[i + far] if 0 <= i + far < len(limbs) else fill for i in range(len(limbs))]
-        limbs = choose(s, bit, moved, limbs, 32 * len(limbs))
-    low = one_limb(s, cut(amount_sig, 0, min(width_of(amount_sig), 5)))
-    if low == ZERO:
-        return limbs
-    rest = s.v(f"{k(32)} - {low}")
-    here, there = ("SRLV", "SLLV") if step > 0 else ("SLLV", "SRLV")
-    out = []
-    for i, limb in enumerate(limbs):
-        other = limbs[i + step] if 0 <= i + step < len(limbs) else fill
-        parts = [f"{f}({v}, {n})" for f, v, n in ((here, limb, low), (there, other, rest)) if v != ZERO]
-        out.append(s.v(" | ".join(parts)) if parts else ZERO)
-    return out
-
-
-def _shl(cell: Cell, s: Segment) -> Values:
-    width = cell.output.width
-    a = extended(cell.inputs["A"], width, bool(cell.parameters["A_SIGNED"]))
-    amount = _amount(cell, s)
-    if width <= 32:
-        return _finish(cell, s, [s.v(f"SLLV({one_limb(s, a)}, {amount})")])
-    limbs = s.limbs(a)
-    if (levels := _levels(cell, len(limbs))) is not None:
-        return _finish(cell, s, _barrel(cell, s, limbs, levels, ZERO, -1))
-    out = s.result(cell.output.limbs)
-    while len(limbs) > 1 and limbs[-1] == ZERO:
-        limbs.pop()
-    s.lines.append(
-        f"SHIFT_LEFT({s.array(limbs)}, {len(limbs)}, {amount}, {out}, {cell.output.limbs});"
-    )
-    return _finish(cell, s, [f"{out}[{i}]" for i in range(cell.output.limbs)])
-
-
-def _shr(cell: Cell, s: Segment) -> Values:
-    """Also `$shift` and `$shiftx` of a count that has no sign."""
-    p = cell.parameters
-    if cell.type in ("$shift", "$shiftx") and p["B_SIGNED"]:
-        raise ToolError(f"{cell.name}: a shift by an amount with a sign; the lane engine has none")
-    arithmetic = cell.type == "$sshr" and bool(p["A_SIGNED"])
-    width = max(width_of(cell.inputs["A"]), cell.output.width)
-    signed = bool(p["A_SIGNED"])
-    if arithmetic:
-        width = -(-width // 32) * 32
-    a = extended(cell.inputs["A"], width, signed)
-    amount = _amount(cell, s)
-    if width <= 32:
-        name = "SRAV" if arithmetic else "SRLV"
-        return _finish(cell, s, [s.v(f"{name}({one_limb(s, a)}, {amount})")])
-    limbs, count = s.limbs(a), cell.output.limbs
-    if (levels := _levels(cell, len(limbs))) is not None:
-        fill = s.v(f"SRA({limbs[-1]}, 31)") if arithmetic else ZERO
-        return _finish(cell, s, _barrel(cell, s, limbs, levels, fill, 1))
-    if arithmetic:
-        # Beyond the last limb there is nothing but copies of the sign.
-        limbs += [s.v(f"SRA({limbs[-1]}, 31)")] * (count + 1)
-        most = k(width)
-        amount = s.v(f"SEL(LTU({amount}, {most}), {amount}, {most})")
-    while len(limbs) > 1 and limbs[-1] == ZERO:
-        limbs.pop()
-    out = s.result(count)
-    s.lines.append(f"SHIFT_RIGHT({s.array(limbs)}, {len(limbs)}, {amount}, {out}, {count});")
-    return _finish(cell, s, [f"{out}[{i}]" for i in range(count)])
-
-
-# --- selection --------------------------------------------------------------------------------------
-def choose(s: Segment, bit: str, yes: Values, no: Values, width: int) -> Values:
-    """`yes` in lanes where `bit` is set."""
-    if bit in (ALL, NONE):
-        return yes if bit == ALL else no
-    if width == 1:
-        (a,), (b,) = yes, no
-        if a == b:
-            return [a]
-        if NONE in (a, b) or ALL in (a, b):
-            if b == NONE:
-                return [and_b(s, bit, a)]
-            if a == NONE:
-                return [and_b(s, not_b(s, bit), b)]
-            return [or_b(s, bit, b)] if a == ALL else [or_b(s, not_b(s, bit), a)]
-        return [s.b(f"({bit} & ({a} ^ {b})) ^ {b}")]
-    return [
-        x if x == y else s.v(f"MZ({bit}, {x})") if y == ZERO else s.v(f"SEL({bit}, {x}, {y})")
-        for x, y in zip(yes, no, strict=True)
-    ]
-
-
-def chosen(bit: str, yes: Values, no: Values, width: int) -> Values:
-    """`choose` for variables that change: nothing of it may be remembered."""
-    if bit == NONE:
-        return no
-    if bit == ALL:
-        return yes
-    if width == 1:
-        return [f"({bit} & ({a} ^ {b})) ^ {b}" for a, b in zip(yes, no, strict=True)]
-    return [f"SEL({bit}, {a}, {b})" for a, b in zip(yes, no, strict=True)]
-
-
-def values(s: Segment, sig: Sig) -> Values:
-    return [s.bit(sig)] if width_of(sig) == 1 else s.limbs(sig)
+    return out if fits else masked(s, out, width)
 
 
 def _mux(cell: Cell, s: Segment) -> Values:
@@ -526,6 +359,7 @@ _CODE: dict[str, Callable[[Cell, Segment], Values]] = {
     "$lt": _comparison(swap=False, equal=False), "$le": _comparison(swap=False, equal=True),
     "$gt": _comparison(swap=True, equal=False), "$ge": _comparison(swap=True, equal=True),
     "$add": _add, "$sub": _sub, "$mul": _mul,
-    "$shl": _shl, "$sshl": _shl, "$shr": _shr, "$sshr": _shr, "$shift": _shr, "$shiftx": _shr,
+    "$shl": shift_left, "$sshl": shift_left, "$shr": shift_right, "$sshr": shift_right,
+    "$shift": shift_right, "$shiftx": shift_right,
     "$mux": _mux, "$pmux": _pmux, "read": _read,
 }  # fmt: skip

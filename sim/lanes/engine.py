@@ -23,9 +23,10 @@ from bankside.registry import Lazy, Registry
 from bankside.sim.elaborate import to_json
 from bankside.sim.faults import OUTCOME, STORE, Action, Site, check_actions, default_limit
 from bankside.sim.lanes.build import build_lanes
-from bankside.sim.lanes.emit import Place
 from bankside.sim.lanes.lanes import WIDTH
+from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.ports import ports_header
+from bankside.sim.lanes.segment import LIMB
 from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
@@ -65,7 +66,7 @@ class GoldenRun:
 
 @dataclass(frozen=True)
 class _Bench:
-    """How an engine is driven: C++ file, headers, macros, traces, and what `sweep_new` is called with."""
+    """How an engine is driven: C++ file, headers, macros, traces, arguments of `sweep_new`."""
 
     source: str
     headers: tuple[str, ...]
@@ -93,8 +94,8 @@ class LaneFaults:
     """
 
     def __init__(
-        self, machine: AnyMachine, program: Program, *, netlist: Path | None = None, lanes: int = 64,
-        nets: bool = False, limit: int = 10_000_000,
+        self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
+        lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
     ) -> None:  # fmt: skip
         self.machine, self.program = machine, program
         bench = BENCHES.get(machine.engine)
@@ -104,7 +105,8 @@ class LaneFaults:
             netlist, nets=nets,
             bench=(_FOLDER / bench.source, *(_FOLDER / h for h in _HEADERS), header,
                    *(_FOLDER.parent / "rtl" / h for h in bench.headers)),
-            defines=[f"-I{header.parent}", *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
+            defines=[f"-I{header.parent}",
+                     *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
         )  # fmt: skip
         self.places = {p.path: p for p in self.design.places}
         self.sites = self._sites()
@@ -207,8 +209,8 @@ class LaneFaults:
         first = np.cumsum([0, *(len(row) for row in rows)]).astype("<u8")
         out, numbers = np.zeros(len(rows), OUTCOME), np.zeros(len(_STATISTICS), "<u8")
         self._library.sweep_run(
-            self._handle, _pointer(deeds), _pointer(first), ctypes.c_uint64(len(rows)), _pointer(out),
-            ctypes.c_uint64(limit), _pointer(numbers),
+            self._handle, _pointer(deeds), _pointer(first), ctypes.c_uint64(len(rows)),
+            _pointer(out), ctypes.c_uint64(limit), _pointer(numbers),
         )  # fmt: skip
         self.statistics = dict(zip(_STATISTICS, numbers.tolist(), strict=True))
         return out
@@ -234,7 +236,7 @@ class LaneFaults:
 def _offset(place: Place, word: int, limb: int) -> int:
     if place.kind == "net":
         return place.offset  # its flag
-    return place.offset + 64 * (word * place.limbs + limb)
+    return place.offset + LIMB * (word * place.limbs + limb)
 
 
 def _pointer(array: NDArray) -> ctypes.c_void_p:

@@ -1,6 +1,6 @@
-"""What need not be computed in a cycle: operands that no lane selects, registers that all lanes keep.
+"""What need not be computed in a cycle: operands that no lane selects, registers that all keep.
 
-Lanes run nearly the same schedule, so where one does not use a part of the machine mostly none does.
+Lanes run nearly the same schedule: where one does not use a part of the machine mostly none does.
 A cell belongs to the innermost condition under which everybody who reads it does so; a condition is
 an operand of a multiplexer, or that registers with a common enable change.
 """

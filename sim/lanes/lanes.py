@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from bankside.errors import ConfigError
 from bankside.sim.lanes.build import build_lanes
-from bankside.sim.lanes.emit import Place
+from bankside.sim.lanes.places import Place
+from bankside.sim.lanes.segment import LANES
 
 #: Lanes of a group.
-WIDTH = 16
+WIDTH = LANES
 _Q, _D, _T, _M = range(4)
 _INPUTS, _OUTPUTS, _FLOPS, _MEMORIES = "input", "output", "flop", "memory"
 

@@ -74,7 +74,7 @@ public:
         ports.start = 1;
         step(group, sweep);
         ports.start = 0;
-        broadcast_inputs(ports, group.g->t);
+        broadcast_inputs(ports, *group.g);
     }
 
 private:
@@ -82,7 +82,7 @@ private:
 
     template <typename Group, typename Sweep>
     static void step(Group& group, Sweep& sweep) {
-        broadcast_inputs(group.lanes[0].ports, group.g->t);
+        broadcast_inputs(group.lanes[0].ports, *group.g);
         sweep.together(group, [](auto&) {});
     }
 
@@ -91,7 +91,7 @@ private:
     static void wait_ready(Group& group, Sweep& sweep) {
         auto& ports = group.lanes[0].ports;
         for (unsigned wait = 0; wait < 100'000; ++wait) {
-            broadcast_inputs(ports, group.g->t);
+            broadcast_inputs(ports, *group.g);
             lanes_before(sweep.machines());
             lanes_after(sweep.machines());
             gather_outputs(ports, group.g->t, 0);

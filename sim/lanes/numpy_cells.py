@@ -1,8 +1,8 @@
-"""Numpy expressions of every combinational cell, from Yosys' definitions alone: `cells.py`, which has
-the same cells in C, is checked against this file, so neither may use the other.
+"""Numpy expressions of every combinational cell, from Yosys' definitions alone: `cells.py`, which
+has the same cells in C, is checked against this file, so neither may use the other.
 
-A word of one bit is an array of bools over the lanes, one of up to 64 bits of uint64, a wider one of
-Python integers. Constants are arrays of one element, which numpy spreads over the lanes.
+A word of one bit is an array of bools over the lanes, one of up to 64 bits of uint64, a wider one
+of Python integers. Constants are arrays of one element, which numpy spreads over the lanes.
 
 Ref: Yosys, kernel/calc.cc (`const_add`, `const_shr`, ...), and its manual, word-level cells.
 """
@@ -135,7 +135,7 @@ class Source:
         return value if width_of(sig) == 1 else self.let(f"{value} != 0")
 
     def number(self, sig: Sig, most: int) -> str:
-        """A count or an address as uint64; what is above `most` counts as `most`, a power of two."""
+        """A count or an address as uint64, at most `most`, a power of two."""
         width, value = width_of(sig), self.value(sig)
         if width >= most.bit_length():
             value = self.let(f"minimum({value}, {most})")
@@ -180,7 +180,7 @@ def parity(value: NDArray[Any]) -> NDArray[np.bool_]:
     return (value & 1) != 0
 
 
-# --- cells ------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 def _both(cell: Cell, s: Source, width: int) -> tuple[str, str]:
     """Both operands; they have signs only together."""
     signed = bool(cell.parameters["A_SIGNED"] and cell.parameters["B_SIGNED"])

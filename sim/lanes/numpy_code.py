@@ -1,4 +1,4 @@
-"""Plans -> Python functions on numpy arrays, one per phase of a module, and the state they work on."""
+"""Plans -> Python functions on numpy arrays, one per phase of a module, and their state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bankside.sim.lanes.netlist import Cell, Flop, Memory, Module, Sig, Word, words_in
+from bankside.sim.lanes.netlist import Cell, Flop, Memory, Sig, Word, words_in
 from bankside.sim.lanes.numpy_cells import BIT, WIDE, WORD, Source, compute, kind_of, parity
 from bankside.sim.lanes.schedule import Call, Node, Phase, Plan, inputs_of
 
@@ -16,7 +16,7 @@ _LIMB = (1 << 64) - 1
 
 
 class Ram:
-    """A memory of all lanes, uint64 [depth, lanes, limbs]; one that is never written has one lane."""
+    """A memory of all lanes, uint64 [depth, lanes, limbs]; without write ports it has one lane."""
 
     def __init__(self, memory: Memory, lanes: int) -> None:
         self.width, self.depth = memory.width, memory.depth
@@ -76,8 +76,9 @@ def held(value: int, width: int, lanes: int) -> NDArray[Any]:
 
 
 class State:
-    """One instance of a module: values of its words (`w`), of its outputs (`out`), what its registers
-    become (`next`), its memories and what is written into them (`writes`), the instances in it.
+    """One instance of a module: values of its words (`w`), of its outputs (`out`), what its
+    registers become (`next`), its memories, what is written into them (`writes`), the instances in
+    it (`below`) and the nets that are forced.
     """
 
     def __init__(self, code: ModuleCode, lanes: int) -> None:

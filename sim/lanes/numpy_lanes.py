@@ -1,7 +1,7 @@
 """The lane engine without a compiler: the same machines, evaluated by numpy.
 
-For machines without a C compiler, and as a second opinion on `Lanes`: of what turns a cell into C it
-shares nothing.
+For machines without a C compiler, and as a second opinion on `Lanes`: it
+shares nothing with what turns a cell into C.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bankside.errors import ConfigError, ToolError
-from bankside.sim.lanes.emit import Place
+from bankside.sim.lanes.flatten import load
 from bankside.sim.lanes.lanes import WIDTH, Lanes, limbs
-from bankside.sim.lanes.netlist import load, width_of
+from bankside.sim.lanes.netlist import width_of
 from bankside.sim.lanes.numpy_code import ModuleCode, State, joined_limbs, split_limbs
+from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.schedule import plan_all
 from bankside.sim.rtl.tools import find_cxx
 
@@ -123,9 +124,9 @@ class NumpyLanes:
         self._settled = False
 
     def force(self, path: str, mask: int | NDArray[np.uint32], value: int | None = None) -> None:
-        """Invert the bits of `mask` of a net (`nets=True`) for all who read it, or make them those of
-        `value`, until `release`. `mask` may differ from lane to lane. A second force replaces the
-        first.
+        """Invert the bits of `mask` of a net (`nets=True`) for all who read it, or make them those
+        of `value`, until `release`. `mask` may differ from lane to lane. A second force replaces
+        the first.
         """
         place = self.find("net", path)
         bits = self._value_of(mask, place)

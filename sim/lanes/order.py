@@ -50,9 +50,7 @@ def by_blocks(
     return [items[i] for i in _greedy([block_of(i) for i in items], waits, follow)]
 
 
-def _producers(
-    items: Sequence[Item], inside: Callable[[Item], Iterable[Node]]
-) -> dict[Word, int]:
+def _producers(items: Sequence[Item], inside: Callable[[Item], Iterable[Node]]) -> dict[Word, int]:
     out: dict[Word, int] = {}
     for index, item in enumerate(items):
         for node in inside(item):
@@ -65,7 +63,9 @@ def _producers(
     return out
 
 
-def _greedy(blocks: Sequence[str], waits: list[set[int]], follow: dict[int, list[int]]) -> list[int]:
+def _greedy(
+    blocks: Sequence[str], waits: list[set[int]], follow: dict[int, list[int]]
+) -> list[int]:
     """Stay in a block while it has something ready, then go where most is ready."""
     ready: dict[str, deque[int]] = defaultdict(deque)
     for index, needs in enumerate(waits):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bankside.sim.lanes.emit import Design, Place
+from bankside.sim.lanes.places import Design, Place
+from bankside.sim.lanes.segment import LIMB
 
 _ALARMS = ("corrected", "detected")
 
@@ -62,7 +63,7 @@ def _array(place: Place) -> str:
 
 
 def _limb(place: Place, limb: int) -> str:
-    return f"reinterpret_cast<const uint32_t*>(t + {place.offset + 64 * limb})[lane]"
+    return f"reinterpret_cast<const uint32_t*>(t + {place.offset + LIMB * limb})[lane]"
 
 
 def _gather(place: Place) -> str:
@@ -93,8 +94,8 @@ def _spread(place: Place, readers: Mapping[str, int]) -> str:
             f"if (odd) {{ STB({at}, LDB({at}) ^ odd); {tell} }}"
         )
     return " ".join(
-        f"vodd = MZ(which, K({_part(place, i)}) ^ LDV({at} + {64 * i})); "
-        f"if (TST(vodd, vodd)) {{ STV({at} + {64 * i}, LDV({at} + {64 * i}) ^ vodd); {tell} }}"
+        f"vodd = MZ(which, K({_part(place, i)}) ^ LDV({at} + {LIMB * i})); "
+        f"if (TST(vodd, vodd)) {{ STV({at} + {LIMB * i}, LDV({at} + {LIMB * i}) ^ vodd); {tell} }}"
         for i in range(place.limbs)
     )
 
@@ -108,7 +109,7 @@ def _differ(places: Sequence[Place]) -> list[str]:
             )
         else:
             lines += [
-                f"{{ const V v = LDV(t + {place.offset + 64 * i}); odd |= v ^ K(v[0]); }}"
+                f"{{ const V v = LDV(t + {place.offset + LIMB * i}); odd |= v ^ K(v[0]); }}"
                 for i in range(place.limbs)
             ]
     return [*lines, "return (TST(odd, odd) | bits) & ALL;"]

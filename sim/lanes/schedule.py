@@ -1,8 +1,8 @@
-"""Order of evaluation: every module in phases, so that a parent can call them between its own cells.
+"""Order of evaluation: every module in phases, which a parent can call between its own cells.
 
 A phase computes all that depends on one set of input ports. Outputs are where it matters: a stage
-whose `ready` follows the `ready` behind it and whose `valid` follows the `valid` before it is called
-once for each. What no output depends on is the last phase, which also has the next state.
+whose `ready` follows the `ready` behind it and whose `valid` follows the `valid` before it is
+called once for each. What no output depends on is the last phase, which also has the next state.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 
 from bankside.sim.lanes.netlist import Memory, Part, Sig, Word, joined, width_of
 
+#: Machines of a group; bytes of a limb, and of a bit, of all of them (lanes.h).
+LANES = 16
+LIMB, BIT = 4 * LANES, LANES // 8
 ZERO, ONES = "K(0x0u)", "K(0xffffffffu)"
 NONE, ALL = "0u", "ALL"
 
@@ -164,7 +167,7 @@ class Segment:
         if found is None or not found[limb]:
             # What is loaded under a condition is known there only.
             found = list(found) if found else [""] * word.limbs
-            found[limb] = self.v(f"LDV({self._at(word)} + {64 * limb})")
+            found[limb] = self.v(f"LDV({self._at(word)} + {LIMB * limb})")
             self._limbs[word] = found
         return found[limb]
 

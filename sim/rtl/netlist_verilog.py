@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from bankside.cache import cache_entry, file_hash
 from bankside.errors import ToolError
 from bankside.sim.elaborate import _plain_names
-from bankside.sim.lanes.netlist import name_of
+from bankside.sim.lanes.flatten import name_of
 from bankside.sim.rtl.state import FLOPS, plain, plain_field
 from bankside.sim.rtl.tools import run_tool
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bankside.errors import ToolError
-from bankside.sim.lanes.netlist import name_of
+from bankside.sim.lanes.flatten import name_of
 
 __all__ = ["FLOPS", "StateMap", "StateVariable", "plain", "plain_field"]
 

@@ -8,7 +8,7 @@ from bankside.isa.machines import load_machine
 from bankside.sim.elaborate import to_json
 from bankside.sim.faults import KINDS, Site
 from bankside.sim.lanes.emit import emit
-from bankside.sim.lanes.netlist import load
+from bankside.sim.lanes.flatten import load
 from bankside.sim.rtl.tops import top_of
 
 
