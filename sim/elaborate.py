@@ -40,9 +40,9 @@ _WRITE_JSON = "write_json {output}"
 _ADDED = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$(\d+) ")
 #: What those registers are called instead, followed by a number.
 START_REGISTER = "bankside_start_"
-# Yosys marks what it computes with signs by `$signed`. A net that is declared so as well is extended
-# with its sign where the netlist has zeros, such as in `net >> amount` of a wider result.
-_SIGNED = re.compile(r"^(  (?:input|output|wire|reg|input wire|output reg)) signed ", re.MULTILINE)
+# Yosys marks what it computes with signs by `$signed`. A net that is declared so as well is
+# extended with its sign where the netlist has zeros, as in `net >> amount` of a wider result.
+_SIGNED = re.compile(r"^(  (?:(?:input|output) )?(?:wire|reg|input|output)) signed ", re.MULTILINE)
 # A field of a structure, `signal.field`; viewers would take the dot for a level of hierarchy.
 _FIELD = re.compile(r"\\(\w+)\.(\w+) ")
 
