@@ -52,6 +52,11 @@ public:
             outcome.counters &= state.registers[i] == golden.registers[i];
     }
 
+    // The main memory after the run without faults, as far as it was used.
+    static void image(const Golden& golden, uint8_t* into, uint64_t size) {
+        std::memcpy(into, golden.final.data(), std::min<uint64_t>(size, golden.final.size()));
+    }
+
     // From power-on to the first cycle of the run, all lanes alike.
     template <typename Group, typename Sweep>
     void set_up(Group& group, Sweep& sweep, const AxiTiming& timing) {

@@ -54,7 +54,9 @@ _STATISTICS = (
 
 @dataclass(frozen=True)
 class GoldenRun:
-    """The run without faults: its outcome and the main memory afterwards (bytes)."""
+    """The run without faults: its outcome and what it delivers (bytes): the main memory afterwards,
+    or the bursts to the host.
+    """
 
     outcome: np.void
     image: NDArray[np.uint8]
@@ -139,12 +141,18 @@ class LaneFaults:
         memory = getattr(self.machine.config, "memory", None)
         return int(memory.bytes) if memory is not None else 0
 
+    @property
+    def _burst_bytes(self) -> int:
+        """Of what the program sends to the host."""
+        count = sum(count for _, count in self.program.outputs.values())
+        return 2 * count * int(self.machine.burst_elements)
+
     def _golden(self, limit: int) -> GoldenRun:
         row = np.zeros(1, OUTCOME)
         if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
             raise ProgramError(f"not finished after {limit} cycles; raise the limit")
-        image = np.zeros(self._store_bytes, np.uint8)
-        self._library.sweep_image(self._handle, _pointer(image))
+        image = np.zeros(self._store_bytes or self._burst_bytes, np.uint8)
+        self._library.sweep_image(self._handle, _pointer(image), ctypes.c_uint64(image.nbytes))
         return GoldenRun(row[0], image)
 
     def close(self) -> None:

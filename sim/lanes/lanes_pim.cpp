@@ -31,14 +31,17 @@ public:
     bool over(const State& state, const Ports& ports) const { return state.done || ports.error; }
 
     // The outputs of a cycle, and the inputs of the next one; true when the run is over: status and counters are in sight then.
-    bool drive(State& state, Ports& ports, LaneStore&, uint64_t, bool over) const {
+    bool drive(State& state, Ports& ports, const LaneStore& store, uint64_t, bool over) {
         if (over) {
             state.status = PimBench::status(ports);
             state.end = state.done ? 0 : ports.error ? 1 : 2;
             for (unsigned i = 0; i < REASONS; ++i) state.counters[i] = PimBench::counter(ports, i);
             return true;
         }
-        state.done = state.host.see(ports, [](uint64_t, const uint64_t*) {});
+        state.done = state.host.see(ports, [&](uint64_t number, const uint64_t* burst) {
+            // Of the run without faults.
+            if (store.last) sent_.resize(number * kWords), sent_.insert(sent_.end(), burst, burst + kWords);
+        });
         state.host.proceed(ports, job_.bursts.data(), job_.burst_count);
         return false;
     }
@@ -77,8 +80,16 @@ public:
         broadcast_inputs(ports, *group.g);
     }
 
+    // Bursts that the run without faults sent, as far as there is room.
+    void image(const bankside::Golden&, uint8_t* into, uint64_t size) const {
+        std::memcpy(into, sent_.data(), std::min<uint64_t>(size, 8 * sent_.size()));
+    }
+
 private:
+    static constexpr unsigned kWords = PimBench::kBurstWords;
+
     Job job_;
+    std::vector<uint64_t> sent_;
 
     template <typename Group, typename Sweep>
     static void step(Group& group, Sweep& sweep) {
@@ -95,6 +106,7 @@ private:
             lanes_before(sweep.machines());
             lanes_after(sweep.machines());
             gather_outputs(ports, group.g->t, 0);
+            lanes_disturb(group.g);
             if (ports.ready) return;
             step(group, sweep);
         }

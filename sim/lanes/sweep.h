@@ -408,6 +408,7 @@ public:
     void together(Group& group, Drive&& drive) {
         auto& lane = group.lanes[0];
         group.g->g.cycle = lane.store.now = group.cycle;
+        if (!Engine::kEarly) broadcast_inputs(lane.ports, *group.g);
         lanes_before(all_);
         if (Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
@@ -418,7 +419,6 @@ public:
         if (!Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
             drive(lane);
-            broadcast_inputs(lane.ports, *group.g);
         }
         if (lane.store.log.count && noting_) golden_.writes.emplace_back(group.cycle, lane.store.log);
         group.commit_alone();
@@ -629,6 +629,7 @@ private:
 
     template <typename Do>
     void each_deed(Group& group, Do&& deed) {
+        if (group.cycle >= limit_) return;
         for (unsigned lane = 0; lane < LANES; ++lane) {
             const auto& one = group.lanes[lane];
             if (!(group.busy >> lane & 1) || one.over || group.cycle > one.pending) continue;
@@ -696,10 +697,7 @@ private:
 
     // Lanes whose bench does what that of lane 0 does are not driven on their own.
     void drive_lanes(Group& group) {
-        B own = 0;
-        if (group.aside) {
-            own = group.busy;
-        } else {
+        if (!group.aside) {
             const B odd = any_output_differs(group.g->t);
             for (unsigned lane = 1; lane < LANES; ++lane) {
                 auto& one = group.lanes[lane];
@@ -709,21 +707,32 @@ private:
                     one.state = group.lanes[0].state;
                     one.ports = group.lanes[0].ports;
                 }
-                if (!one.alike) own |= B(1) << lane;
             }
             drive_lane(group, 0);
-            spread_inputs(group.lanes[0].ports, *group.g, ~own & ALL);
-            for (unsigned lane = 1; lane < LANES; ++lane)
-                if ((group.busy & ~own) >> lane & 1) {
-                    if (group.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
-                    group.done |= (group.done & 1) << lane;
-                }
         }
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if (own >> lane & 1) {
-                drive_lane(group, lane);
-                scatter_inputs(group.lanes[lane].ports, *group.g, lane);
+        const B mine = own(group);
+        for (unsigned lane = 1; lane < LANES; ++lane)
+            if ((group.busy & ~mine) >> lane & 1) {
+                if (group.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
+                group.done |= (group.done & 1) << lane;
             }
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if (mine >> lane & 1) drive_lane(group, lane);
+    }
+
+    // Lanes that are driven on their own.
+    static B own(const Group& group) {
+        B found = 0;
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if ((group.busy >> lane & 1) && (group.aside || !group.lanes[lane].alike)) found |= B(1) << lane;
+        return found;
+    }
+
+    static void give_inputs(Group& group) {
+        const B mine = own(group);
+        spread_inputs(group.lanes[0].ports, *group.g, ~mine & ALL);
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if (mine >> lane & 1) scatter_inputs(group.lanes[lane].ports, *group.g, lane);
     }
 
     void drive_lane(Group& group, unsigned lane) {
@@ -733,12 +742,13 @@ private:
         if (engine_.drive(one.state, one.ports, one.store, group.cycle, one.over)) group.done |= B(1) << lane;
     }
 
-    // Where outputs depend on inputs (not kEarly), `drive_lanes` gives those of the next cycle.
+    // Where outputs depend on inputs (not kEarly), `drive_lanes` comes later in a cycle and is about the inputs of the next one.
     void drive(Group& group) {
         if (Engine::kEarly) {
             force_ports(group, kOutput);
             drive_lanes(group);
         }
+        give_inputs(group);
         force_ports(group, kInput);
     }
 

@@ -14,9 +14,9 @@
         *out = sweep.golden().outcome;                                                                                       \
         return done;                                                                                                         \
     }                                                                                                                        \
-    void sweep_image(void* handle, uint8_t* into) {                                                                          \
-        const auto& bytes = static_cast<TheSweep*>(handle)->golden().final;                                                  \
-        std::memcpy(into, bytes.data(), bytes.size());                                                                       \
+    void sweep_image(void* handle, uint8_t* into, uint64_t size) {                                                           \
+        auto& sweep = *static_cast<TheSweep*>(handle);                                                                       \
+        sweep.engine().image(sweep.golden(), into, size);                                                                    \
     }                                                                                                                        \
     void sweep_run(void* handle, const bankside::Deed* deeds, const uint64_t* first, uint64_t count, bankside::Outcome* out, \
                    uint64_t limit, bankside::Statistics* statistics) {                                                       \

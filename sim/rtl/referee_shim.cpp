@@ -53,6 +53,7 @@ struct Machine {
     std::vector<Saboteur> nets;
     std::vector<Port> inputs, outputs, alarms;
     unsigned compared = 0;  // outputs
+    Bytes forced;           // outputs, as they are where nothing is forced, when a run ends with forced ones
 
     Machine() {
         auto& top = *model.top;
@@ -194,6 +195,10 @@ struct Faults {
         return any;
     }
 
+    bool steered() const {
+        return std::any_of(actions, actions + count, [](const Action& a) { return a.place == kNet; });
+    }
+
     bool forces(Place place, uint64_t cycle) const {
         return std::any_of(actions, actions + count, [&](const Action& a) { return a.place == place && a.acts(cycle); });
     }
@@ -218,8 +223,7 @@ bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& fau
     model.fall();
     Bytes outputs = faults.force(machine.outputs, kOutput, cycle);
     if (!world.running(model)) {
-        machine.give(machine.outputs, outputs);
-        faults.steer(machine, Faults::kNobody);
+        machine.forced = outputs;
         return false;
     }
     const bool changed = world.drive(model);
@@ -265,7 +269,23 @@ World resume(Machine& machine, const Checkpoint& from) {
     return from.world;
 }
 
-Outcome judge(Referee& referee, World& world, uint64_t cycles, bool limited, uint64_t first, uint64_t alarms) {
+// Ends what is forced, after the run.
+struct Release {
+    Machine& machine;
+    const Faults& faults;
+
+    void outputs() const {
+        machine.give(machine.outputs, machine.forced);
+        machine.forced.clear();
+    }
+
+    void nets() const {
+        if (faults.steered()) faults.steer(machine, Faults::kNobody), machine.model.settle();
+    }
+};
+
+Outcome judge(Referee& referee, World& world, const Faults& faults, uint64_t cycles, bool limited, uint64_t first,
+              uint64_t alarms) {
     Machine& machine = *referee.machine;
     const Golden& golden = referee.golden;
     Outcome out{};
@@ -275,7 +295,10 @@ Outcome judge(Referee& referee, World& world, uint64_t cycles, bool limited, uin
     referee.different = machine.state.different(golden.state);
     out.state = cycles == golden.cycles && referee.different.empty();
     out.output = world.delivers(*golden.world);
-    const Result result = world.finish(machine.model, referee.job);
+    const Release release{machine, faults};
+    const Result result = world.finish(machine.model, referee.job, release);
+    release.outputs();
+    release.nets();
     out.status = result.status;
     out.end = limited ? 2 : result.end;
     out.counters = result.counters == golden.result.counters;
@@ -337,7 +360,7 @@ int referee_golden(void* handle, uint64_t limit, const uint64_t* cycles, uint64_
     golden.state = machine.state.save();
     golden.world.reset(new World(world));
     World after = world;
-    golden.result = after.finish(machine.model, referee.job);
+    golden.result = after.finish(machine.model, referee.job, Release{machine, Faults{nullptr, 0}});
     *outcome = {golden.result.end, cycle, golden.result.status, ~uint64_t{0}, 1, 1, 1, 0};
     return golden.result.end == 0;
 }
@@ -361,10 +384,10 @@ int referee_run(void* handle, const Action* actions, uint64_t count, int from_ch
         alarms |= machine.alarmed();
         if (first == ~uint64_t{0} && cycle < referee.golden.cycles && machine.hash() != referee.golden.hashes[cycle]) first = cycle;
     };
-    const uint64_t cycles =
-        execute(machine, world, referee.job, Faults{actions, count}, from ? from->cycle : 0, limit, visit);
+    const Faults faults{actions, count};
+    const uint64_t cycles = execute(machine, world, referee.job, faults, from ? from->cycle : 0, limit, visit);
     referee.waves.stop(machine.model);
-    *outcome = judge(referee, world, cycles, cycles >= limit, first, alarms);
+    *outcome = judge(referee, world, faults, cycles, cycles >= limit, first, alarms);
     return 1;
 }
 

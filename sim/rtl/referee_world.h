@@ -1,8 +1,9 @@
 // The worlds of the three machines for the referee: set-up from power-on to cycle 0, the inputs of a cycle, the end of a run.
 //
 // A world is copied for a checkpoint. Its members: `set_up`, `running` (after the faults of a cycle have acted), `drive` (before the
-// outputs of a cycle are final), `see` (when they are), `proceed` (after the edge), `finish` (status and counters), `delivers` (what
-// the run delivers is that of another), `store`.
+// outputs of a cycle are final), `see` (when they are), `proceed` (after the edge), `finish` (status and counters; what is
+// forced in the cycle that shows that the run is over is so in the first cycle of `finish` too, which is the same one), `delivers`
+// (what the run delivers is that of another), `store`.
 #ifndef BANKSIDE_REFEREE_WORLD_H
 #define BANKSIDE_REFEREE_WORLD_H
 
@@ -87,8 +88,8 @@ struct World {
         return host.proceed(*model.top, job.bursts.data(), job.burst_count);
     }
 
-    template <typename Model>
-    Result finish(Model& model, const Job&) const {
+    template <typename Model, typename Release>
+    Result finish(Model& model, const Job&, Release&&) const {
         return stopped ? result : read(*model.top, 2);
     }
 
@@ -183,14 +184,20 @@ struct World {
         return false;
     }
 
-    template <typename Model>
-    Result finish(Model& model, const Job&) {
+    template <typename Model, typename Release>
+    Result finish(Model& model, const Job&, Release&& release) {
         const bool stopped = !running(model);
         uint64_t addresses[Bench::kReport], values[Bench::kReport];
         for (unsigned i = 0; i < Bench::kReport; ++i) addresses[i] = Bench::report_address(i);
         model.top->s_axil_bready = 0;
         auto reads = RegisterReads::of(Bench::kReport);
-        for (; !reads.over(); cycle(model)) reads.drive(*model.top, addresses, values);
+        while (!reads.over()) {
+            reads.drive(*model.top, addresses, values);
+            drive(model);
+            release.outputs();
+            model.step();
+            release.nets();
+        }
         reads.finish(*model.top);
         return {values[0], stopped ? Bench::end(values[0]) : 2, {values + Bench::kFirstCounter, values + Bench::kReport}};
     }
