@@ -368,7 +368,11 @@ public:
         golden_.image.resize(golden_.final.size());  // so that what is written later has its place from the beginning
         golden_.writes.clear();
         restore(group, start_);
-        return run_alone(group, limit, step);
+        // A word is looked at also in cycles in which nobody computes what depends on it, because nothing has changed.
+        all_->all = 1;
+        const bool done = run_alone(group, limit, step);
+        all_->all = 0;
+        return done;
     }
 
     // Faults `first[i]..first[i + 1]` of `deeds`, sorted by their first cycle.
