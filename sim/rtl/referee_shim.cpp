@@ -220,12 +220,14 @@ bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& fau
     auto& model = machine.model;
     const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
     if (deposited || steered) model.settle();
-    model.fall();
     Bytes outputs = faults.force(machine.outputs, kOutput, cycle);
     if (!world.running(model)) {
         machine.forced = outputs;
         return false;
     }
+    machine.give(machine.outputs, outputs);
+    model.fall();
+    outputs = faults.force(machine.outputs, kOutput, cycle);
     const bool changed = world.drive(model);
     const Bytes inputs = faults.force(machine.inputs, kInput, cycle);
     const bool forced = !inputs.empty();
@@ -250,7 +252,6 @@ template <typename Visit>
 uint64_t execute(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, uint64_t limit,
                  Visit&& visit) {
     while (cycle < limit && one_cycle(machine, world, job, faults, cycle, visit)) ++cycle;
-    machine.model.fall();
     return cycle;
 }
 
@@ -264,7 +265,7 @@ World resume(Machine& machine, const Checkpoint& from) {
     machine.model.rise();  // of a machine whose state is replaced now
     machine.state.restore(from.state);
     machine.give(machine.inputs, from.inputs);
-    machine.model.cycle = from.model_cycle - 1;  // its falling edge is still to come
+    machine.model.cycle = from.model_cycle;
     machine.model.settle();
     return from.world;
 }
@@ -294,11 +295,12 @@ Outcome judge(Referee& referee, World& world, const Faults& faults, uint64_t cyc
     out.alarms = alarms;
     referee.different = machine.state.different(golden.state);
     out.state = cycles == golden.cycles && referee.different.empty();
-    out.output = world.delivers(*golden.world);
+    machine.model.fall();
     const Release release{machine, faults};
     const Result result = world.finish(machine.model, referee.job, release);
     release.outputs();
     release.nets();
+    out.output = world.delivers(*golden.world);
     out.status = result.status;
     out.end = limited ? 2 : result.end;
     out.counters = result.counters == golden.result.counters;
@@ -358,9 +360,9 @@ int referee_golden(void* handle, uint64_t limit, const uint64_t* cycles, uint64_
     }
     golden.cycles = cycle;
     golden.state = machine.state.save();
+    machine.model.fall();
+    golden.result = world.finish(machine.model, referee.job, Release{machine, Faults{nullptr, 0}});
     golden.world.reset(new World(world));
-    World after = world;
-    golden.result = after.finish(machine.model, referee.job, Release{machine, Faults{nullptr, 0}});
     *outcome = {golden.result.end, cycle, golden.result.status, ~uint64_t{0}, 1, 1, 1, 0};
     return golden.result.end == 0;
 }
