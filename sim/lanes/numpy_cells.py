@@ -289,8 +289,11 @@ def _right(cell: Cell, s: Source) -> str:
     if cell.type in ("$shift", "$shiftx") and p["B_SIGNED"]:
         raise ToolError(f"{cell.name}: a shift by an amount with a sign; the lane engine has none")
     signed = bool(p["A_SIGNED"])
-    width = max(2, width_of(cell.inputs["A"]), cell.output.width)
-    a, by = s.extended(cell.inputs["A"], width, signed), _amount(cell, s, width)
+    own = max(width_of(cell.inputs["A"]), cell.output.width)
+    width = max(2, own)
+    a = s.extended(cell.inputs["A"], own, signed)
+    a = s.resized(a, own, width, signed and cell.type == "$sshr")
+    by = _amount(cell, s, width)
     if cell.type == "$sshr" and signed and kind_of(width) == WIDE:
         sign = 1 << width - 1
         out = f"((({a} ^ {sign}) - {sign}) >> {by}) & {ones(width)}"

@@ -18,8 +18,8 @@ class RandomDesign(wiring.Component):
             for _ in range(6)
         ]
         ports = {f"in{i}": In(w) for i, w in enumerate(self.widths)}
-        super().__init__({**ports, "address": In(4), "enable": In(1),
-                          **{f"o{i}": Out(widest) for i in range(len(self.widths) + size + 5)}})  # fmt: skip
+        outs = {f"o{i}": Out(widest) for i in range(len(self.widths) + size + 5)}
+        super().__init__({**ports, "address": In(4), "enable": In(1), **outs})
 
     def elaborate(self, platform: object) -> Module:
         m, rng = Module(), np.random.default_rng(self.seed + 1)
@@ -27,7 +27,9 @@ class RandomDesign(wiring.Component):
         for number in range(self.size):
             made = self._value(m, rng, values, number)
             if rng.random() < 0.3:
-                kept = Signal(made.shape(), name=f"r{number}", init=int(rng.integers(2)))
+                init = int(rng.integers(2))
+                init = -init if made.shape().signed else init
+                kept = Signal(made.shape(), name=f"r{number}", init=init)
                 if rng.random() < 0.6:
                     with m.If(self._pick(rng, values).any()):
                         m.d.sync += kept.eq(made)
@@ -53,16 +55,19 @@ class RandomDesign(wiring.Component):
             b = b.as_signed()
         small = b.as_unsigned()[: int(rng.integers(1, 8))]
         width = min(len(a), self.widest)
+        plain, widest = a.as_unsigned(), self.widest
         choices = (
-            lambda: a + b, lambda: a - b, lambda: (a * b)[: self.widest], lambda: a & b,
+            lambda: a + b, lambda: a - b, lambda: (a * b)[:widest], lambda: a & b,
             lambda: a | b, lambda: a ^ b, lambda: ~a, lambda: -a, lambda: a == b, lambda: a != b,
             lambda: a < b, lambda: a <= b, lambda: a > b, lambda: a >= b, lambda: a.any(),
             lambda: a.all(), lambda: a.xor(), lambda: a.bool(), lambda: ~a.bool(),
-            lambda: (a << small[:6])[: self.widest], lambda: a >> small, lambda: Mux(c.any(), a, b),
-            lambda: Mux(c[0], a, b), lambda: Cat(a, b)[: self.widest], lambda: a.as_unsigned().replicate(2)[: self.widest],
-            lambda: a.as_unsigned().bit_select(small, max(1, width // 2)), lambda: a.as_unsigned().word_select(small[:3], 8),
-            lambda: a.as_unsigned()[int(rng.integers(0, width)) :] if width > 1 else a, lambda: abs(a.as_signed()),
-            lambda: Mux(c[0], a.as_unsigned(), 0), lambda: a == 5,
+            lambda: (a << small[:6])[:widest], lambda: a >> small, lambda: Mux(c.any(), a, b),
+            lambda: Mux(c[0], a, b), lambda: Cat(a, b)[:widest],
+            lambda: plain.replicate(2)[:widest],
+            lambda: plain.bit_select(small, max(1, width // 2)),
+            lambda: plain.word_select(small[:3], 8),
+            lambda: plain[int(rng.integers(0, width)) :] if width > 1 else a,
+            lambda: abs(a.as_signed()), lambda: Mux(c[0], plain, 0), lambda: a == 5,
         )  # fmt: skip
         expression = choices[int(rng.integers(len(choices)))]()
         shape = expression.shape() if hasattr(expression, "shape") else Shape.cast(unsigned(1))
