@@ -158,32 +158,36 @@ def _campaign(path: Path, name: str, what: CampaignDescription, locations: Locat
     machine = None
     if what.machine is not None:
         machine = _at(locations, ("machine",), lambda: load_machine(_beside(path, what.machine)))
-    models = tuple(_model(n, given, machine, locations) for n, given in what.models.items())
-    return Campaign(name, what, models, _target(path, what, machine, models, locations))
+    program, defaults = None, {}
+    if machine is not None:
+        from bankside.fault_injection.workloads import build_workload
+
+        program = build_workload(machine, what.workload or {}, path.parent, locations)
+        defaults = {"store_bytes": program.host_in.nbytes}
+        if machine.engine == "pim":
+            defaults = {"columns": machine.columns}
+    models = tuple(_model(n, given, defaults, locations) for n, given in what.models.items())
+    return Campaign(name, what, models, _target(path, what, machine, program, models, locations))
 
 
 def _model(
-    name: str, given: Mapping[str, Any], machine: Any, locations: Locations
+    name: str, given: Mapping[str, Any], defaults: Mapping[str, int], locations: Locations
 ) -> tuple[FaultModel, Options]:
+    """`defaults`: of the geometry of the machine, for models that want it."""
     keys = ("models", name)
     model = _at(locations, keys, lambda: FAULT_MODELS.get(name))
-    known = model.options.model_fields
-    if "columns" in known and "columns" not in given and getattr(machine, "engine", "") == "pim":
-        given = {**given, "columns": machine.columns}
-    return model, validate(model.options, dict(given), locations.below(keys))
+    known = {k: v for k, v in defaults.items() if k in model.options.model_fields}
+    return model, validate(model.options, {**known, **given}, locations.below(keys))
 
 
 def _target(
-    path: Path, what: CampaignDescription, machine: Any,
+    path: Path, what: CampaignDescription, machine: Any, program: Any,
     models: tuple[tuple[FaultModel, Options], ...], locations: Locations,
 ) -> Target:  # fmt: skip
     if what.target is not None:
         target = FunctionTarget(what.target, str(path.parent.resolve()))
         _at(locations, ("target",), lambda: target.digest)
         return target
-    from bankside.fault_injection.workloads import build_workload
-
-    program = build_workload(machine, what.workload or {}, path.parent, locations)
     nets = any("net" in model.kinds and _wants_nets(model, options) for model, options in models)
     return MachineTarget(machine, program, nets=nets, protection=what.protection)
 

@@ -110,7 +110,7 @@ def _safety(result: Mapping[str, Any], assessment: Assessment) -> str:
 def _plan(plan: Mapping[str, Any]) -> str:
     rows = [(c["block"], c["mechanism"], f"{c['area']:,.0f}", f"{c['injections']:,}",
              "chosen" if plan["found"] and plan["chosen"][c["block"]] == c["mechanism"] else "")
-            for c in plan["candidates"]]  # fmt: skip
+            for c in sorted(plan["candidates"], key=lambda c: c["block"])]  # fmt: skip
     listed = table(("block", "mechanism", "area, GE", "injections", ""), rows, numeric_from=2)
     if not plan["found"]:
         best = ", ".join(f"{name} {value:.4g}" for name, value in plan["reachable"].items())

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,7 @@ from bankside.fault_injection.sites import is_dram
 from bankside.schema import key_problem
 from bankside.sim.faults import Action, Site
 
-__all__ = ["KINDS", "Cells", "Dram", "Wide", "damaged"]
+__all__ = ["KINDS", "Cells", "Dram", "Wide", "damaged", "depth_of"]
 
 KINDS = ("memory", "store")
 _BANK = re.compile(r"^(?P<chip>.*)\.bank(?P<bank>\d+)\.array\.cells$")
@@ -36,12 +36,15 @@ class Dram(Options):
         columns: words of a row in a bank of `pim`; by default those of the machine.
         chips, banks, row_bytes: of the rank that main memory is laid out in; `row_bytes` of all
             chips together.
+        store_bytes: of main memory that can be hit, from its beginning; by default what the program
+            brings (its data and its results).
     """
 
     columns: int | None = Field(default=None, ge=1)
     chips: int = Field(default=8, ge=1, le=64)
     banks: int = Field(default=16, ge=1, le=1024)
     row_bytes: int = Field(default=8192, ge=1)
+    store_bytes: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -62,11 +65,21 @@ class Wide(Dram):
     hold: bool = True
 
 
+def depth_of(site: Site, given: Mapping[str, Any]) -> int:
+    """Words of a site that can be hit; `given`: geometry, as plain data."""
+    limit = given.get("store_bytes")
+    return min(site.depth, limit) if site.kind == "store" and limit else site.depth
+
+
 @dataclass(frozen=True)
 class Cells:
-    """Cells of one site: a bank of one chip, or the main memory in all its chips."""
+    """Cells of one site: a bank of one chip, or the main memory in all its chips.
+
+    depth: words of the site that count (`depth_of`).
+    """
 
     site: Site
+    depth: int
     columns: int
     chips: int
     banks: int
@@ -86,7 +99,7 @@ class Cells:
         rest = (
             values.get(name, getattr(default, name)) for name in ("chips", "banks", "row_bytes")
         )
-        return cls(site, columns or 1, *rest)
+        return cls(site, depth_of(site, values), columns or 1, *rest)
 
     @property
     def is_store(self) -> bool:
@@ -96,7 +109,7 @@ class Cells:
     def rows(self) -> int:
         """Rows of the bank; of main memory those of all banks, as far as it goes."""
         row = self.row_bytes if self.is_store else self.columns
-        return -(-self.site.depth // row)
+        return -(-self.depth // row)
 
     @property
     def used_banks(self) -> int:
@@ -116,20 +129,20 @@ class Cells:
             words = range(first + chip, first + self.row_bytes, self.chips)
         else:
             words = range(number * self.columns, (number + 1) * self.columns)
-        return (word for word in words if word < self.site.depth)
+        return (word for word in words if word < self.depth)
 
     def line(self, word: int) -> Iterator[int]:
         """Words of all rows of the bank that share the place of `word` in its row."""
         if not self.is_store:
-            return iter(range(word % self.columns, self.site.depth, self.columns))
+            return iter(range(word % self.columns, self.depth, self.columns))
         page, offset = divmod(word, self.row_bytes)
         step = self.banks * self.row_bytes
-        return iter(range(page % self.banks * self.row_bytes + offset, self.site.depth, step))
+        return iter(range(page % self.banks * self.row_bytes + offset, self.depth, step))
 
     def chip(self, number: int) -> Iterator[int]:
         """All words of a chip (of a bank: all of it)."""
-        return iter(range(number, self.site.depth, self.chips) if self.is_store
-                    else range(self.site.depth))  # fmt: skip
+        return iter(range(number, self.depth, self.chips) if self.is_store
+                    else range(self.depth))  # fmt: skip
 
 
 def is_cells(site: Site) -> bool:
@@ -153,7 +166,7 @@ def banks_of(site: Site, sites: Mapping[str, Site]) -> list[Site]:
 
 def kept(options: Dram) -> dict[str, int]:
     """What a fault has to remember of the geometry."""
-    values = options.model_dump(include={"columns", "chips", "banks", "row_bytes"})
+    values = options.model_dump(include=set(Dram.model_fields) - {"sites"})
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bankside.fault_injection.fault import Fault
 from bankside.fault_injection.models.base import FaultModel, bits_from
-from bankside.fault_injection.models.dram import KINDS, Dram, is_cells
+from bankside.fault_injection.models.dram import KINDS, Dram, depth_of, is_cells
 from bankside.sim.faults import Action, Site
 
 
@@ -25,7 +25,7 @@ def _room(site: Site, options: Burst) -> int:
 
 
 def _places(site: Site, options: Burst) -> int:
-    return _room(site, options) * site.depth if is_cells(site) else 0
+    return _room(site, options) * depth_of(site, options.model_dump()) if is_cells(site) else 0
 
 
 def _fault(site: Site, place: int, cycle: int, options: Burst) -> Fault:

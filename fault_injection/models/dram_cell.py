@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bankside.fault_injection.fault import Fault
 from bankside.fault_injection.models.base import FaultModel
-from bankside.fault_injection.models.dram import KINDS, Dram, is_cells
+from bankside.fault_injection.models.dram import KINDS, Dram, depth_of, is_cells
 from bankside.fault_injection.models.seu import flip
 from bankside.sim.faults import Site
 
 
 def _places(site: Site, options: Dram) -> int:
-    return site.width * site.depth if is_cells(site) else 0
+    return site.width * depth_of(site, options.model_dump()) if is_cells(site) else 0
 
 
 def _fault(site: Site, place: int, cycle: int, options: Dram) -> Fault:

@@ -13,6 +13,7 @@ from bankside.fault_injection.models.dram import (
     banks_of,
     chip_of,
     damaged,
+    depth_of,
     is_cells,
     kept,
 )  # fmt: skip
@@ -23,7 +24,7 @@ def _places(site: Site, options: Wide) -> int:
     if not is_cells(site):
         return 0
     if site.kind == "store":
-        return min(options.chips, site.depth)
+        return min(options.chips, depth_of(site, options.model_dump()))
     # The chip is named by its first bank.
     return 1 if chip_of(site)[1] == 0 else 0
 

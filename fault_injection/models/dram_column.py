@@ -15,7 +15,7 @@ def _places(site: Site, options: Wide) -> int:
         return 0
     cells = Cells.of(site, options)
     if cells.is_store:  # only what the memory reaches in the first row of each bank
-        return min(site.depth, cells.used_banks * cells.row_bytes) * site.width
+        return min(cells.depth, cells.used_banks * cells.row_bytes) * site.width
     return cells.lines
 
 

@@ -22,7 +22,7 @@ def _fault(site: Site, place: int, cycle: int, options: Wide) -> Fault:
     row, chip = divmod(place, cells.chips if cells.is_store else 1)
     word = row * (cells.row_bytes if cells.is_store else cells.columns) + chip
     # The last row of the main memory may end before it has reached every chip.
-    word = min(word, site.depth - 1)
+    word = min(word, cells.depth - 1)
     return Fault(site.path, MODEL.name, cycle, None if options.hold else 0, 0, word, kept(options))
 
 

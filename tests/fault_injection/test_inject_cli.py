@@ -122,6 +122,7 @@ def test_bad_requests(run_cli, described, tmp_path: Path, arguments, message: st
         ("machine: array_4x4\nworkload: {product: {m: 4, k: 4}}\n", "n: is missing"),
         ("machine: array_4x4\nworkload: {}\n", "expected exactly one of attention"),
         ("machine: npu_u55_32\nworkload: {gpt_layer: {}}\n", "profile u55 has no product"),
+        ("kind: llm_kv_cache\nmodell: x\n", "modell: unknown key (did you mean 'model'?)"),
         (NO_RATE, "exactly one of fit_per_mbit and fit_per_bit"),
     ],
 )  # fmt: skip

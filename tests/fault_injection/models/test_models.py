@@ -140,3 +140,16 @@ def test_faults_that_do_not_fit(fault: Fault, message: str) -> None:
 def test_text_that_is_no_fault(text: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
         Fault.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["dram_cell", "dram_burst", "dram_row", "dram_column", "dram_chip"]
+)
+def test_main_memory_beyond_what_counts_is_not_hit(name: str) -> None:
+    model = FAULT_MODELS.get(name)
+    options = model.options.model_validate({**OPTIONS[name], "store_bytes": 12})
+    store, whole = SITES["store"], model.options.model_validate(OPTIONS[name])
+    assert 0 < model.places(store, options) <= model.places(store, whole)
+    for place in range(model.places(store, options)):
+        found = model.actions(model.fault(store, place, 1, options), SITES)
+        assert found and all(action.word < 12 for action in found)
