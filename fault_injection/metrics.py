@@ -12,7 +12,7 @@ from bankside.fault_injection.campaign import Found, Prepared
 from bankside.fault_injection.classes import CLASSES
 from bankside.fault_injection.description import COUNTED
 from bankside.fault_injection.safety import TARGETS, Assessment, Metric, assess
-from bankside.fault_injection.sampling import Stratum
+from bankside.fault_injection.sampling import Stratum, bits_in
 
 __all__ = ["assessed", "block_results", "check_rates", "metric_rows"]
 
@@ -45,7 +45,7 @@ def block_results(found: Found, covered: Mapping[str, str] | None = None) -> lis
         mode, kind = COUNTED[model]
         results.append(
             BlockResult(
-                block, kind, _bits(strata),
+                block, kind, bits_in(strata),
                 tuple(_result(found, s, counts[s.number]) for s in strata),
                 mechanism=_mechanism(strata, covered or {}), mode=mode,
                 duty=1.0 if safety is None else safety.duty,
@@ -53,11 +53,6 @@ def block_results(found: Found, covered: Mapping[str, str] | None = None) -> lis
             )
         )  # fmt: skip
     return results
-
-
-def _bits(strata: Sequence[Stratum]) -> int:
-    sites = {site.path: site for s in strata for site in s.sites}
-    return sum(site.width * site.depth for site in sites.values())
 
 
 def _result(found: Found, stratum: Stratum, counts: np.ndarray) -> StratumResult:

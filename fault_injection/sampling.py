@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from bankside.errors import ConfigError
 from bankside.fault_injection.fault import Fault
 from bankside.fault_injection.models.base import FaultModel
-from bankside.fault_injection.sites import bits_of
+from bankside.fault_injection.models.dram import depth_of
 from bankside.sim.faults import Site
 
-__all__ = ["Phase", "Stratum", "permuted", "strata_of", "windows"]
+__all__ = ["Phase", "Stratum", "bits_in", "permuted", "strata_of", "windows"]
 
 I64 = NDArray[np.int64]
 _ROUNDS = 4
@@ -85,11 +85,6 @@ class Stratum:
         """Different faults."""
         return int(self.places.sum()) * (self.phase.end - self.phase.first)
 
-    @property
-    def bits(self) -> int:
-        """Bits of its sites."""
-        return bits_of(self.sites)
-
     def fault(self, number: int) -> Fault:
         """A fault by its number, 0 to population - 1: cycles vary slowest."""
         cycle, place = divmod(int(number), int(self.places.sum()))
@@ -103,6 +98,15 @@ class Stratum:
         """Faults first..end-1 of its order."""
         key = f"{seed}:{self.name}"
         return [self.fault(n) for n in permuted(np.arange(first, end), self.population, key)]
+
+
+def bits_in(strata: Iterable[Stratum]) -> int:
+    """Bits of the sites of strata, each site once; of main memory those that can be hit."""
+    found = {
+        site.path: site.width * depth_of(site, s.options.model_dump())
+        for s in strata for site in s.sites
+    }  # fmt: skip
+    return sum(found.values())
 
 
 def strata_of(

@@ -18,8 +18,7 @@ from bankside.fault_injection.classes import (
     OutcomeClass,
     false_alarms,
 )
-from bankside.fault_injection.sampling import Stratum
-from bankside.fault_injection.sites import bits_of
+from bankside.fault_injection.sampling import Stratum, bits_in
 from bankside.fault_injection.statistics import rate, wilson
 from bankside.fault_injection.strata import Strata
 
@@ -129,7 +128,7 @@ def _rows(found: Found, level: float, names: tuple[str, ...], group: Group) -> l
         row |= {
             "kinds": sorted({site.kind for s in strata for site in s.sites}),
             "unit": strata[0].model.unit,
-            "bits": bits_of({site.path: site for s in strata for site in s.sites}.values()),
+            "bits": bits_in(strata),
             "population": sum(s.population for s in strata),
             "faults": sum(trials),
             "exhaustive": all(n == s.population for n, s in zip(trials, strata, strict=True)),
