@@ -17,16 +17,18 @@ MEASURES.add("array", Lazy("bankside.sim.bench.array:measure"))
 MEASURES.add("npu", Lazy("bankside.sim.bench.npu:measure"))
 MEASURES.add("memory", Lazy("bankside.sim.bench.memory:measure"))
 MEASURES.add("mapping", Lazy("bankside.sim.bench.mapping:measure"))
+MEASURES.add("lanes", Lazy("bankside.sim.bench.lanes:measure"))
 TEXTS: Registry = Registry("engine")
 TEXTS.add("pim", Lazy("bankside.sim.bench.pim:text"))
 TEXTS.add("array", Lazy("bankside.sim.bench.array:text"))
 TEXTS.add("npu", Lazy("bankside.sim.bench.npu:text"))
 TEXTS.add("memory", Lazy("bankside.sim.bench.memory:text"))
 TEXTS.add("mapping", Lazy("bankside.sim.bench.mapping:text"))
+TEXTS.add("lanes", Lazy("bankside.sim.bench.lanes:text"))
 
 _NPUS = tuple(f"npu_{profile}_{macs}" for profile in ("u55", "llm") for macs in (32, 64, 128, 256))
-#: What has no hardware description: the host memory controllers; mapper and serving.
-_OTHERS = ("memory", "mapping")
+#: What is not of one machine: the host memory controllers; mapper and serving; faults in lanes.
+_OTHERS = ("memory", "mapping", "lanes")
 PRESETS = ("dimm_pim_ddr4", "array_16x16", "array_32x32", *_NPUS, *_OTHERS)
 
 

@@ -1,0 +1,218 @@
+# amaranth: UnusedElaboratable=no
+"""Programs with faults in lanes: the outcomes of the referee, from power-on and from checkpoints."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_cases import MACHINES, RandomFaults, program_of
+
+from bankside.fault_injection.protect import protected
+from bankside.isa.machines import AnyMachine, load_machine
+from bankside.isa.program import Program
+from bankside.sim.elaborate import to_json
+from bankside.sim.faults import END_DONE, END_ERROR, END_LIMIT, OUTCOME, Action
+from bankside.sim.golden.array import ArrayGolden
+from bankside.sim.golden.npu import NpuGolden
+from bankside.sim.golden.pim import PimGolden
+from bankside.sim.lanes.engine import LaneFaults
+from bankside.sim.rtl.referee import Referee
+from bankside.sim.rtl.tops import top_of
+
+GOLDEN = {"array": ArrayGolden, "npu": NpuGolden, "pim": PimGolden}
+ENGINES = pytest.mark.parametrize("engine", MACHINES)
+Faults = Sequence[Sequence[Action]]
+
+
+@dataclass
+class Pair:
+    """Lanes and referee of a machine with the same program."""
+
+    lanes: LaneFaults
+    referee: Referee
+    program: Program
+    cycles: int
+
+    @classmethod
+    def of(
+        cls, machine: AnyMachine, seed: int = 1, *, nets: Iterable[str] | None = None,
+        design: tuple[Path, Path] | None = None,
+    ) -> "Pair":  # fmt: skip
+        """nets: sites that the referee is compiled for."""
+        program, netlist = program_of(machine, seed), design[0] if design else None
+        lanes = LaneFaults(machine, program, netlist=netlist, lanes=32, nets=nets is not None)
+        referee = Referee(machine, nets=nets or (), design=design)
+        return cls(lanes, referee, program, lanes.golden.cycles)
+
+    def faults(self, seed: int, count: int, kinds=("flop", "memory", "store", "port")) -> Faults:
+        used = self.program.host_in.nbytes
+        return RandomFaults(self.referee.sites, self.cycles, used, seed, kinds).take(count)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, Pair]:
+    return {}
+
+
+@pytest.fixture
+def pair(engine, pairs) -> Pair:
+    if engine not in pairs:
+        pairs[engine] = Pair.of(load_machine(MACHINES[engine]))
+    return pairs[engine]
+
+
+def differences(faults: Faults, found: np.ndarray, expected: np.ndarray) -> list[str]:
+    return [
+        f"{list(actions)}: {dict(zip(OUTCOME.names, row, strict=True))}; referee: {other}"
+        for actions, row, other in zip(faults, found, expected, strict=True)
+        if row != other
+    ]
+
+
+# --- without faults -----------------------------------------------------------------------------
+
+
+@ENGINES
+def test_the_run_without_faults(pair):
+    assert pair.lanes.golden.outcome == pair.referee.golden(pair.program)
+    assert pair.lanes.run([()])[0] == pair.lanes.golden.outcome
+
+
+@ENGINES
+def test_what_a_program_delivers(pair, engine):
+    """The machine in lanes computes what it should, not only what it always does."""
+    result = GOLDEN[engine](pair.lanes.machine).run(pair.program)
+    expected = np.ascontiguousarray(result.outputs).view(np.uint8).reshape(-1)
+    image = pair.lanes.golden.image
+    if engine != "pim":
+        image = np.concatenate([image[start:end] for start, end in delivered(pair.program)])
+    assert len(expected) > 8 and np.array_equal(image, expected)
+
+
+def delivered(program: Program) -> list[tuple[int, int]]:
+    """Bytes of the main memory."""
+    size = program.host_in.itemsize * program.host_in.shape[1]
+    return [(size * start, size * (start + count)) for start, count in program.outputs.values()]
+
+
+@ENGINES
+def test_the_same_sites(pair):
+    shapes = [
+        {(s.kind, s.path, s.width, s.depth) for s in sites.values() if s.kind != "net"}
+        for sites in (pair.lanes.sites, pair.referee.sites)
+    ]
+    assert shapes[0] == shapes[1] and len(shapes[0]) > 300
+
+
+# --- random faults ------------------------------------------------------------------------------
+
+
+@ENGINES
+def test_random_faults(pair):
+    faults = pair.faults(11, 120)
+    expected = pair.referee.run(pair.program, faults, checkpoints=5)
+    assert not differences(faults, pair.lanes.run(faults), expected)
+    for column, rare in (("output", 0), ("state", 0), ("counters", 0), ("end", END_LIMIT)):
+        assert 3 <= (expected[column] == rare).sum() < 120, column
+    assert (expected["first"] >= 0).sum() > 10
+
+
+@ENGINES
+def test_order_and_lanes_do_not_matter(pair):
+    """Every fault of a batch has the outcome that it has alone, on as many groups as there are."""
+    faults = pair.faults(12, 60)
+    together = pair.lanes.run(faults)
+    assert np.array_equal(pair.lanes.run(faults[::-1])[::-1], together)
+    assert np.array_equal(np.concatenate([pair.lanes.run([f]) for f in faults]), together)
+
+
+def other_bit(action: Action, width: int) -> Action:
+    return replace(action, mask=action.mask ^ (1 << width) - 1 if width > 1 else action.mask)
+
+
+def later(action: Action, _: int) -> Action:
+    last = None if action.last is None else action.last + 1
+    return replace(action, first=action.first + 1, last=last)
+
+
+def other_value(action: Action, _: int) -> Action:
+    return replace(action, value=None if action.value is None else action.value ^ action.mask)
+
+
+@pytest.mark.parametrize("wrong", [other_bit, later, other_value], ids=lambda f: f.__name__)
+@ENGINES
+def test_wrong_faults_are_noticed(pair, wrong: Callable[[Action, int], Action]):
+    """Lanes that hit something else than the referee: the comparison can fail."""
+    faults = pair.faults(11, 120)
+    sites = pair.lanes.sites
+    twins = [[wrong(a, sites[a.site].width) for a in actions] for actions in faults]
+    expected = pair.referee.run(pair.program, faults, checkpoints=5)
+    assert len(differences(faults, pair.lanes.run(twins), expected)) > 8
+
+
+def test_a_wrong_place_is_noticed(pairs, monkeypatch):
+    """Lanes that write the limb next to that of the site."""
+    pair = pairs.setdefault("array", Pair.of(load_machine(MACHINES["array"])))
+    faults = pair.faults(13, 120, ["flop"])
+    expected = pair.referee.run(pair.program, faults, checkpoints=5)
+    right = pair.lanes._deeds
+
+    def wrong(action: Action) -> list[tuple]:
+        return [(*deed[:2], deed[2] + (2 if deed[5] else 64), *deed[3:]) for deed in right(action)]
+
+    monkeypatch.setattr(pair.lanes, "_deeds", wrong)
+    assert len(differences(faults, pair.lanes.run(faults), expected)) > 20
+
+
+# --- protected designs --------------------------------------------------------------------------
+PROTECTION = {"core.control": ["tmr", "secded"], "core.datapath": "parity"}
+
+
+def test_alarms_of_a_protected_design():
+    machine = load_machine(MACHINES["array"])
+    top, name = top_of(machine)
+    made = protected(to_json(top, name), name, PROTECTION)
+    pair = Pair.of(machine, design=(made.json, made.verilog))
+    assert pair.lanes.golden.outcome == pair.referee.golden(pair.program)
+    faults = pair.faults(5, 200, ("flop", "flop", "memory", "port"))
+    expected = pair.referee.run(pair.program, faults, checkpoints=3)
+    assert not differences(faults, pair.lanes.run(faults), expected)
+    alarms = expected["corrected"] + 2 * expected["detected"]
+    assert np.bincount(alarms, minlength=4)[:3].min() > 8, alarms
+
+
+# --- many -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@ENGINES
+def test_three_ways(engine, seed):
+    """Lanes, referee from power-on, referee from a checkpoint: 2,100 faults each."""
+    pair = Pair.of(load_machine(MACHINES[engine]), seed)
+    faults = pair.faults(100 + seed, 2100)
+    found = pair.lanes.run(faults)
+    assert not differences(faults, found, pair.referee.run(pair.program, faults))
+    assert not differences(faults, found, pair.referee.run(pair.program, faults, checkpoints=7))
+    assert set(found["end"]) == {END_DONE, END_ERROR, END_LIMIT}
+
+
+@pytest.mark.slow  # a model of its own, of the netlist cell by cell
+@ENGINES
+def test_nets(engine):
+    machine = load_machine(MACHINES[engine])
+    top, name = top_of(machine)
+    lanes = LaneFaults(machine, program_of(machine), netlist=to_json(top, name), nets=True)
+    nets = sorted(s.path for s in lanes.sites.values() if s.kind == "net")
+    chosen = np.random.default_rng(4).choice(nets, 60, replace=False)
+    pair = Pair.of(machine, nets=map(str, chosen))
+    faults = pair.faults(5, 1500, ("net", "net", "flop", "port"))
+    expected = pair.referee.run(pair.program, faults, checkpoints=7)
+    assert not differences(faults, pair.lanes.run(faults), expected)
+    forced = [
+        row for actions, row in zip(faults, expected, strict=True)
+        if {pair.lanes.sites[a.site].kind for a in actions} == {"net"}
+    ]  # fmt: skip
+    assert sum(row["first"] >= 0 for row in forced) > 50
