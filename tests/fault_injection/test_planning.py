@@ -15,7 +15,7 @@ YAML = """
 machine: array_4x4
 workload: {product: {m: 4, k: 8, n: 4}}
 models: {seu: {}, sram_bit: {}}
-sampling: {faults: 400, pilot: 40, phases: 1, exhaustive: 0}
+sampling: {faults: 600, pilot: 40, phases: 1, exhaustive: 0}
 referee: {sample: 30}
 safety:
   asil: B
@@ -56,6 +56,7 @@ def test_campaigns_of_candidates_inject_what_counts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_plan_of_a_small_array_is_built_and_measured(run_cli, tmp_path: Path) -> None:
     done = run_cli("inject", write(tmp_path), "--json", "--out", tmp_path / "out", timeout=1800)
+    assert done.returncode == 1, done.stderr  # unprotected, it misses the target
     data = json.loads(done.stdout)
     plan = data["plan"]
     assert plan["found"] and data["referee_mismatches"] == 0

@@ -1,13 +1,13 @@
 # amaranth: UnusedElaboratable=no
-"""Programs with faults in lanes: the outcomes of the referee, from power-on and from checkpoints."""
+"""Programs with faults in lanes: the outcomes of the referee, from power-on and from checkpoints."""  # noqa: E501
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_cases import MACHINES, RandomFaults, program_of
 
 from bankside.fault_injection.protect import protected
 from bankside.isa.machines import AnyMachine, load_machine
@@ -20,6 +20,10 @@ from bankside.sim.golden.pim import PimGolden
 from bankside.sim.lanes.engine import LaneFaults
 from bankside.sim.rtl.referee import Referee
 from bankside.sim.rtl.tops import top_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fault_cases import MACHINES, RandomFaults, program_of  # noqa: E402
 
 GOLDEN = {"array": ArrayGolden, "npu": NpuGolden, "pim": PimGolden}
 ENGINES = pytest.mark.parametrize("engine", MACHINES)
@@ -183,7 +187,7 @@ def test_alarms_of_a_protected_design():
     assert np.bincount(alarms, minlength=4)[:3].min() > 8, alarms
 
 
-# --- many -------------------------------------------------------------------------------------------
+# --- many -------------------------------------------------------------------------------------------  # noqa: E501
 
 
 @pytest.mark.slow
