@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bankside.sim.lanes.activity import Activity, activity_of
-from bankside.sim.lanes.guards import Group, Guarded, Guards
+from bankside.sim.lanes.guards import Group, Guarded, Guards, selects
 from bankside.sim.lanes.netlist import (
     Cell,
     Flop,
@@ -231,7 +231,12 @@ class Functions:
         return out
 
     def _reads(self, step: Step, guarded: Guarded) -> Iterator[Word]:
-        """Also what is computed under a step; conditions are made of what is read there."""
+        """Also what is computed under a step, and conditions of registers: the multiplexers that they
+        are taken from may have other readers and be computed elsewhere.
+        """
+        if isinstance(step, Group):
+            for sig in selects(step.when):
+                yield from words_in(sig)
         if isinstance(step, Output):
             yield from words_in(self._output(step))
         elif isinstance(step, Inputs):
