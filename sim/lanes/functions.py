@@ -231,8 +231,8 @@ class Functions:
         return out
 
     def _reads(self, step: Step, guarded: Guarded) -> Iterator[Word]:
-        """Also what is computed under a step, and conditions of registers: the multiplexers that they
-        are taken from may have other readers and be computed elsewhere.
+        """Also what is computed under a step, and conditions of registers: the multiplexers of
+        which they are made may have other readers and be computed elsewhere.
         """
         if isinstance(step, Group):
             for sig in selects(step.when):
