@@ -10,6 +10,7 @@ import numpy as np
 from bankside.isa.machines import AnyMachine
 from bankside.isa.program import Program
 from bankside.sim.faults import Action, Site
+from bankside.sim.golden.pim import PimGolden
 from bankside.sim.random_programs import random_programs as pim_programs
 from bankside.sim.random_programs_npu import random_programs as npu_programs
 
@@ -30,8 +31,9 @@ def program_of(machine: AnyMachine, seed: int = 1) -> Program:
     if machine.engine == "npu":
         named = itertools.islice(npu_programs(rng, machine), 9)
         return min((program for _, program in named), key=lambda p: len(p.words))
-    programs = itertools.islice(pim_programs(rng, machine), 12)
-    return min((p for p in programs if p.outputs), key=lambda p: len(p.words))
+    programs = list(itertools.islice(pim_programs(rng, machine), 40))
+    delivering = [p for p in programs if len(np.unique(PimGolden(machine).run(p).outputs)) > 8]
+    return min(delivering, key=lambda p: len(p.words))
 
 
 class RandomFaults:

@@ -90,15 +90,8 @@ def test_what_a_program_delivers(pair, engine):
     result = GOLDEN[engine](pair.lanes.machine).run(pair.program)
     expected = np.ascontiguousarray(result.outputs).view(np.uint8).reshape(-1)
     image = pair.lanes.golden.image
-    if engine != "pim":
-        image = np.concatenate([image[start:end] for start, end in delivered(pair.program)])
-    assert len(expected) > 8 and np.array_equal(image, expected)
-
-
-def delivered(program: Program) -> list[tuple[int, int]]:
-    """Bytes of the main memory."""
-    size = program.host_in.itemsize * program.host_in.shape[1]
-    return [(size * start, size * (start + count)) for start, count in program.outputs.values()]
+    assert len(np.unique(expected)) > 8
+    assert np.array_equal(image[: len(expected)], expected) and not image[len(expected) :].any()
 
 
 @ENGINES
@@ -133,7 +126,8 @@ def test_order_and_lanes_do_not_matter(pair):
 
 
 def other_bit(action: Action, width: int) -> Action:
-    return replace(action, mask=action.mask ^ (1 << width) - 1 if width > 1 else action.mask)
+    mask = action.mask << 1
+    return replace(action, mask=mask & (1 << width) - 1 or 1)
 
 
 def later(action: Action, _: int) -> Action:
@@ -153,7 +147,7 @@ def test_wrong_faults_are_noticed(pair, wrong: Callable[[Action, int], Action]):
     sites = pair.lanes.sites
     twins = [[wrong(a, sites[a.site].width) for a in actions] for actions in faults]
     expected = pair.referee.run(pair.program, faults, checkpoints=5)
-    assert len(differences(faults, pair.lanes.run(twins), expected)) > 8
+    assert len(differences(faults, pair.lanes.run(twins), expected)) > 3
 
 
 def test_a_wrong_place_is_noticed(pairs, monkeypatch):
@@ -171,7 +165,7 @@ def test_a_wrong_place_is_noticed(pairs, monkeypatch):
 
 
 # --- protected designs --------------------------------------------------------------------------
-PROTECTION = {"core.control": ["tmr", "secded"], "core.datapath": "parity"}
+PROTECTION = {"core.control": "parity", "core.control.front": ["tmr", "secded"]}
 
 
 def test_alarms_of_a_protected_design():
