@@ -48,7 +48,9 @@ private:
 };
 
 enum Op : uint64_t { kFlip = 0, kHold = 1, kInvert = 2, kForce = 3 };
-enum Place : uint64_t { kState = 0, kStore = 1, kInput = 2, kOutput = 3, kNet = 4 };
+// kGate: a register of the falling edge. Its value of the cycle comes before anybody looks at it, so a deposit is there only at the
+// end of a run; one while the clock is high would be an edge of what it gates.
+enum Place : uint64_t { kState = 0, kStore = 1, kInput = 2, kOutput = 3, kNet = 4, kGate = 5 };
 
 // An action on 64 bits of a word, as sim/rtl/referee.py writes it. `site`: number of the variable or port.
 struct Action {

@@ -30,6 +30,7 @@ from bankside.sim.faults import (
 from bankside.sim.rtl.compiled import CompiledModel, pointer
 from bankside.sim.rtl.netlist_verilog import SABOTEUR, find_nets, netlist_verilog
 from bankside.sim.rtl.referee_build import (
+    GATE,
     NET,
     STATE,
     STORE_PLACE,
@@ -277,7 +278,8 @@ class Referee(CompiledModel):
             return self._ports.place(site.path)
         if site.kind == "net":
             return NET, [net.path for net in self._nets].index(site.path)
-        return STATE, self._numbers[site.kind, site.path]
+        number = self._numbers[site.kind, site.path]
+        return GATE if self._variables[number].falling else STATE, number
 
     # --- proof ------------------------------------------------------------------------------------
     def _prove(self, actions: Iterable[Action]) -> None:

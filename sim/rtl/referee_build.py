@@ -18,6 +18,7 @@ from bankside.sim.rtl.state import StateMap
 from bankside.sim.rtl.verilate import CXXFLAGS, build_library
 
 __all__ = [
+    "GATE",
     "INPUT",
     "NET",
     "OUTPUT",
@@ -33,7 +34,7 @@ _SHIM = Path(__file__).with_name("referee_shim.cpp")
 # tens of thousands of statements (a netlist of the 4 x 4 array: over ten minutes, not finished).
 _VERILATOR_FLAGS = ("--output-split-cfuncs", "500")
 #: `Place` of referee.h.
-STATE, STORE_PLACE, INPUT, OUTPUT, NET = range(5)
+STATE, STORE_PLACE, INPUT, OUTPUT, NET, GATE = range(6)
 
 
 class Ports:

@@ -168,14 +168,15 @@ struct Faults {
     const Action* actions;
     uint64_t count;
 
-    // Deposits of the beginning of a cycle; whether there were any in the model.
-    bool deposit(Machine& machine, World& world, uint64_t cycle) const {
+    // Deposits of the beginning of a cycle, in registers and memories (kState) with the store, or in kGate; whether there were any in
+    // the model.
+    bool deposit(Machine& machine, World& world, uint64_t cycle, Place where) const {
         bool any = false;
         for (uint64_t i = 0; i < count; ++i) {
             const Action& action = actions[i];
             if (!action.acts(cycle)) continue;
-            if (action.place == kStore) world.store(action.word, action);
-            if (action.place != kState) continue;
+            if (action.place == kStore && where == kState) world.store(action.word, action);
+            if (action.place != where) continue;
             auto& v = machine.state.variables[action.site];
             v.set(action.word, action.chunk, action.apply(v.get(action.word, action.chunk)));
             any = true;
@@ -218,11 +219,12 @@ struct Faults {
 template <typename Visit>
 bool one_cycle(Machine& machine, World& world, const Job& job, const Faults& faults, uint64_t cycle, Visit&& visit) {
     auto& model = machine.model;
-    const bool deposited = faults.deposit(machine, world, cycle), steered = faults.steer(machine, cycle);
+    const bool deposited = faults.deposit(machine, world, cycle, kState), steered = faults.steer(machine, cycle);
     if (deposited || steered) model.settle();
     Bytes outputs = faults.force(machine.outputs, kOutput, cycle);
     if (!world.running(model)) {
         machine.forced = outputs;
+        faults.deposit(machine, world, cycle, kGate);
         return false;
     }
     machine.give(machine.outputs, outputs);

@@ -36,7 +36,7 @@ class StateVariable:
 
     kind: `flop` or `memory`. path: below the top, instances joined by dots (docs/faults.md).
     scope, variable: instance path and name in the Verilog. width: bits of a word; depth: words.
-    number: in its module.
+    number: in its module. falling: a register of the falling edge.
     """
 
     kind: str
@@ -46,6 +46,7 @@ class StateVariable:
     width: int
     depth: int = 1
     number: int = 0
+    falling: bool = False
 
     @property
     def witness(self) -> str:
@@ -121,13 +122,25 @@ def _of_module(name: str, module: Mapping[str, Any], body: str) -> Iterator[Stat
     """State of one module; paths are names in it."""
     nets = _nets(module)
     declared = _Declared.of(body)
+    inverted = {
+        bit for c in module["cells"].values() if c["type"] in ("$not", "$logic_not")
+        for bit in c["connections"]["Y"]
+    }  # fmt: skip
     found = []
     for cell, c in module["cells"].items():
         if c["type"] in FLOPS:
-            found.append(declared.register(name, nets, c["connections"]["Q"], f"{cell}.Q"))
+            register = declared.register(name, nets, c["connections"]["Q"], f"{cell}.Q")
+            found.append(replace(register, falling=_falls(c, inverted)))
         elif c["type"] == "$mem_v2":
             found += _memory(name, nets, declared, cell, c)
     yield from (replace(v, number=number) for number, v in enumerate(found))
+
+
+def _falls(cell: Mapping[str, Any], inverted: set[Any]) -> bool:
+    if "CLK" not in cell["connections"]:
+        return False
+    (clock,) = cell["connections"]["CLK"]
+    return (_number(cell["parameters"]["CLK_POLARITY"]) == 0) != (clock in inverted)
 
 
 def _memory(
