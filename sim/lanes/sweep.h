@@ -46,7 +46,11 @@ struct Outcome {
 // --- main memory -----------------------------------------------------------------------------------------------------------------
 // Bytes that one cycle writes; a bus takes one beat per cycle.
 struct Log {
-    static constexpr unsigned kMost = 64;
+#ifdef BUS_BITS
+    static constexpr unsigned kMost = BUS_BITS / 8;
+#else
+    static constexpr unsigned kMost = 1;  // no main memory
+#endif
     uint64_t count;
     uint64_t address[kMost];
     uint8_t value[kMost];
