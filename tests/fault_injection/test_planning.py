@@ -56,7 +56,7 @@ def test_campaigns_of_candidates_inject_what_counts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_plan_of_a_small_array_is_built_and_measured(run_cli, tmp_path: Path) -> None:
     done = run_cli("inject", write(tmp_path), "--json", "--out", tmp_path / "out", timeout=1800)
-    assert done.returncode == 1, done.stderr  # unprotected, it misses the target
+    assert done.returncode == 0, done.stderr  # unprotected it is inconclusive
     data = json.loads(done.stdout)
     plan = data["plan"]
     assert plan["found"] and data["referee_mismatches"] == 0
