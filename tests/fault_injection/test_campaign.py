@@ -4,9 +4,11 @@ import importlib.util
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -254,18 +256,26 @@ def test_a_hundred_thousand_faults_killed_ten_times(described, tmp_path: Path) -
     assert whole["injections"] >= 100_000
     seed = int(time.time())
     print("seed", seed)
-    random_, kills = random.Random(seed), 0
-    while kills < 10:
+    random_, batches = random.Random(seed), _batches(tmp_path / "a")
+    # Where it is killed is counted in batches, and some way into the next ones.
+    for mark in sorted(random_.sample(range(1, batches * 4 // 5), 10)):
         process = subprocess.Popen([*command, str(tmp_path / "b")], stdout=subprocess.DEVNULL)
-        try:
-            process.wait(random_.uniform(0.5, 4))
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills == 10, "done before it was killed ten times: give it more faults"
+        while _batches(tmp_path / "b") < mark and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(random_.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert _batches(tmp_path / "b") < batches
     assert _table([*command, str(tmp_path / "b")]) == whole
+
+
+def _batches(store: Path) -> int:
+    """Batches that a store holds; 0 where it does not exist yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=60)) as db:
+            return int(db.execute("SELECT COUNT(*) FROM batches").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
 
 
 def _table(command: list[str]) -> dict[str, Any]:
