@@ -7,6 +7,7 @@ chooses has to be injected again: bounds of protected blocks come from campaigns
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,31 +145,26 @@ class _Solver:
         for rows in problem.blocks().values():
             self.model.add_exactly_one([self.take[row] for row in rows])
 
-    def worst(self, metric: str, limit: float) -> cp_model.LinearExpr | int:
-        """Sum over raw rates of the larger of both ends of the excess: at least its worst case."""
-        excess = self.problem.excess(metric, limit)
-        ends = {end: excess * rate for end, rate in self.problem.rates.items()}
-        largest = max(float(np.abs(values).max()) for values in ends.values())
-        scale = _SCALE / largest if largest else 1.0
-        sums = []
-        for group in range(excess.shape[1]):
-            reach = 2 * _SCALE * len(self.take)
-            worse = self.model.new_int_var(-reach, reach, f"{metric}{group}")
-            for values in ends.values():
-                terms = zip(self.take, _up(values[:, group], scale), strict=True)
-                self.model.add(sum(t * v for t, v in terms) <= worse)
-            sums.append(worse)
-        return sum(sums)
-
     def demand(self, metric: str, limit: float) -> None:
-        """Require a metric at its worst bound."""
-        if metric != "PMHF":
-            self.model.add(self.worst(metric, limit) <= 0)
+        """Require a metric at its worst bound: at every corner of the raw rates.
+
+        One sum of choices per corner. (With a variable for the worse end of each rate CP-SAT 9.15
+        calls plans optimal that are not, as its domain needs more than 34 bits.)
+        """
+        excess = self.problem.excess(metric, limit)
+        if metric == "PMHF":
+            fit = excess @ self.problem.rates["high"]
+            scale = _SCALE / max(limit, float(fit.max()))
+            self._below(_up(fit, scale), math.ceil(limit * scale) - 1)
             return
-        fit = self.problem.excess("PMHF", limit) @ self.problem.rates["high"]
-        scale = _SCALE / max(limit, float(fit.max()))
-        terms = zip(self.take, _up(fit, scale), strict=True)
-        self.model.add(sum(t * v for t, v in terms) <= math.ceil(limit * scale) - 1)
+        for corner in itertools.product(("low", "high"), repeat=excess.shape[1]):
+            rates = [self.problem.rates[end][group] for group, end in enumerate(corner)]
+            values = excess @ np.array(rates)
+            largest = float(np.abs(values).max())
+            self._below(_up(values, _SCALE / largest if largest else 1.0), 0)
+
+    def _below(self, values: Sequence[int], limit: int) -> None:
+        self.model.add(sum(t * v for t, v in zip(self.take, values, strict=True)) <= limit)
 
     def least(self, goal: object, seconds: float) -> list[int] | None:
         """Candidates with the least goal; None if there is no choice at all."""
@@ -196,19 +192,23 @@ class _Solver:
 
 
 def _reachable(problem: _Problem, metric: str, seconds: float) -> float:
-    """Best worst-case value of one metric. Ratios: Dinkelbach, Management Science 13(7), 1967."""
+    """Best worst-case value of one metric, to 1e-12. Ratios: the limit is halved in between what a
+    plan reaches and what none does.
+    """
     if metric == "PMHF":
         fit = problem.excess("PMHF", 0) @ problem.rates["high"]
         return float(sum(min(fit[row] for row in rows) for rows in problem.blocks().values()))
     best = problem.measure([rows[0] for rows in problem.blocks().values()])[metric].low
-    while True:
-        solver = _Solver(problem)
-        rows = solver.least(solver.worst(metric, best), seconds)
-        assert rows is not None  # exactly one per block always exists
-        found = problem.measure(rows)[metric].low
-        if found <= best + 1e-12:
-            return max(found, best)
-        best = found
+    above = 1.0
+    while above - best > 1e-12:
+        solver, limit = _Solver(problem), (best + above) / 2
+        solver.demand(metric, limit)
+        rows = solver.least(0, seconds)
+        if rows is None:
+            above = limit
+        else:
+            best = max(problem.measure(rows)[metric].low, limit)
+    return best
 
 
 def _check(candidates: Sequence[Candidate]) -> None:
