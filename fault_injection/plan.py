@@ -1,8 +1,9 @@
 """The least area whose metrics meet a target even at their worst bounds: one mechanism per block.
 
-Exact: an integer program, solved to proven optimality by CP-SAT. Coefficients are rounded so that a
-plan never looks better than it is (by less than 1e-12 of the largest one per block). What it
-chooses has to be injected again: bounds of protected blocks come from campaigns on each mechanism.
+Exact (areas to 2**-24 of the largest): an integer program, solved to proven optimality by CP-SAT,
+whose coefficients are rounded so that no plan looks worse than it is; a plan that does not meet the
+target after all is forbidden, and the next best one looked at. What is chosen has to be injected
+again: bounds of protected blocks come from campaigns on each mechanism.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from bankside.fault_injection.strata import Bound
 
 __all__ = ["Candidate", "NoPlan", "Plan", "least_area"]
 
-_SCALE = 2**40  # of the largest coefficient; sums of a thousand blocks stay below 2**62
+# Of the largest coefficient. CP-SAT 9.15 (presolve) loses plans where numbers need 40 bits.
+_SCALE = 2**24
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ class _Problem:
         return measure([fit for row in rows for fit in self.fits[row]])
 
 
-def _up(values: Floats, scale: float) -> list[int]:
-    """Whole numbers not below scale x values."""
-    return [math.ceil(value * scale) for value in values.tolist()]
+def _down(values: Floats, scale: float) -> list[int]:
+    """Whole numbers not above scale x values."""
+    return [math.floor(value * scale) for value in values.tolist()]
 
 
 class _Solver:
@@ -146,25 +148,36 @@ class _Solver:
             self.model.add_exactly_one([self.take[row] for row in rows])
 
     def demand(self, metric: str, limit: float) -> None:
-        """Require a metric at its worst bound: at every corner of the raw rates.
-
-        One sum of choices per corner. (With a variable for the worse end of each rate CP-SAT 9.15
-        calls plans optimal that are not, as its domain needs more than 34 bits.)
-        """
+        """Require a metric at its worst bound, at every corner of the raw rates; rounded."""
         excess = self.problem.excess(metric, limit)
         if metric == "PMHF":
             fit = excess @ self.problem.rates["high"]
             scale = _SCALE / max(limit, float(fit.max()))
-            self._below(_up(fit, scale), math.ceil(limit * scale) - 1)
+            self._below(_down(fit, scale), math.ceil(limit * scale))
             return
         for corner in itertools.product(("low", "high"), repeat=excess.shape[1]):
             rates = [self.problem.rates[end][group] for group, end in enumerate(corner)]
             values = excess @ np.array(rates)
             largest = float(np.abs(values).max())
-            self._below(_up(values, _SCALE / largest if largest else 1.0), 0)
+            self._below(_down(values, _SCALE / largest if largest else 1.0), 0)
 
     def _below(self, values: Sequence[int], limit: int) -> None:
         self.model.add(sum(t * v for t, v in zip(self.take, values, strict=True)) <= limit)
+
+    def forbid(self, rows: Sequence[int]) -> None:
+        """Not this choice again."""
+        self.model.add_bool_or([self.take[row].negated() for row in rows])
+
+    def choose(self, asked: Mapping[str, float], goal: object, seconds: float) -> list[int] | None:
+        """The choice with the least goal that meets all limits."""
+        for metric, limit in asked.items():
+            self.demand(metric, limit)
+        while (rows := self.least(goal, seconds)) is not None:
+            found = self.problem.measure(rows)
+            if not any(_misses(m, _worst(m, found[m]), limit) for m, limit in asked.items()):
+                return rows
+            self.forbid(rows)
+        return None
 
     def least(self, goal: object, seconds: float) -> list[int] | None:
         """Candidates with the least goal; None if there is no choice at all."""
@@ -185,10 +198,11 @@ class _Solver:
         return [row for row, take in enumerate(self.take) if solver.value(take)]
 
     def area(self) -> object:
-        """Area, whole numbers."""
+        """Area, in whole parts of the largest one."""
         areas = np.array([c.area for c in self.problem.candidates])
-        scale = 2**30 / max(float(areas.max()), 1e-300)
-        return sum(t * v for t, v in zip(self.take, _up(areas, scale), strict=True))
+        scale = _SCALE / max(float(areas.max()), 1e-300)
+        parts = [round(area * scale) for area in areas.tolist()]
+        return sum(t * v for t, v in zip(self.take, parts, strict=True))
 
 
 def _reachable(problem: _Problem, metric: str, seconds: float) -> float:
@@ -201,13 +215,12 @@ def _reachable(problem: _Problem, metric: str, seconds: float) -> float:
     best = problem.measure([rows[0] for rows in problem.blocks().values()])[metric].low
     above = 1.0
     while above - best > 1e-12:
-        solver, limit = _Solver(problem), (best + above) / 2
-        solver.demand(metric, limit)
-        rows = solver.least(0, seconds)
+        limit = (best + above) / 2
+        rows = _Solver(problem).choose({metric: limit}, 0, seconds)
         if rows is None:
             above = limit
         else:
-            best = max(problem.measure(rows)[metric].low, limit)
+            best = problem.measure(rows)[metric].low
     return best
 
 
@@ -262,9 +275,7 @@ def least_area(
     limits = {"SPFM": target.spfm, "LFM": target.lfm, "PMHF": budget}
     asked = {metric: limit for metric, limit in limits.items() if limit is not None}
     solver = _Solver(problem)
-    for metric, limit in asked.items():
-        solver.demand(metric, limit)
-    rows = solver.least(solver.area(), seconds)
+    rows = solver.choose(asked, solver.area(), seconds)
     if rows is None:
         reachable = {metric: _reachable(problem, metric, seconds) for metric in asked}
         return NoPlan(tuple(m for m in asked if _misses(m, reachable[m], asked[m])), reachable)
@@ -276,6 +287,10 @@ def least_area(
         base,
         2 * base if duplicated_area is None else duplicated_area,
     )
+
+
+def _worst(metric: str, bound: Bound) -> float:
+    return bound.high if metric == "PMHF" else bound.low
 
 
 def _misses(metric: str, value: float, limit: float) -> bool:

@@ -98,6 +98,26 @@ def test_no_other_plan_is_smaller(candidates: list[Candidate]) -> None:
     assert found.metrics["PMHF"].high < 4
 
 
+def test_a_plan_that_large_coefficients_lost() -> None:
+    """CP-SAT called 14 the least area when its numbers had 40 bits."""
+    rows = [
+        ("b0", "none", 1, [(304, 86, 241, "memory")]), ("b0", "parity", 2, [(579, 0, 0, "flop")]),
+        ("b0", "tmr", 1, [(387, 0, 0, "flop")]),
+        ("b1", "none", 1, [(808, 378, 0, "flop"), (1, 47, 0, "memory")]),
+        ("b1", "parity", 2, [(1, 0, 0, "flop"), (1, 0, 0, "memory")]),
+        ("b1", "tmr", 1, [(2, 0, 0, "flop"), (1, 41, 0, "memory")]),
+        ("b2", "none", 11, [(1, 163, 60, "flop")]), ("b2", "parity", 1, [(1, 0, 0, "memory")]),
+        ("b2", "tmr", 12, [(838, 44, 0, "flop")]),
+    ]  # fmt: skip
+    candidates = [
+        Candidate(b, m, float(area), tuple(result(b, m, *numbers) for numbers in results))
+        for b, m, area, results in rows
+    ]
+    found = least_area(candidates, RATES, TARGET)
+    assert isinstance(found, Plan)
+    assert found.area == every_plan(candidates, TARGET)[0] == 3
+
+
 def test_the_instances_reach_both_answers_and_real_choices() -> None:
     """Guards the test above: a cheap block stays bare, a bad one gets the cheapest that does."""
     candidates = [
