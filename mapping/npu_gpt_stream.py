@@ -79,7 +79,7 @@ class GptPrograms:
                 f"{len(tokens)} tokens from position {position} on; one program takes 1 to "
                 f"{layout.run}, all together {layout.tokens}"
             )
-        words = _Run(layout, len(tokens), position, logits).words(tokens)
+        words = LayerRun(layout, len(tokens), position, logits).words(tokens)
         bus = layout.machine.bus_bytes
         base, size = layout.regions[LOGITS]
         return self._program(words, {"logits": (base // bus, size // bus)} if logits else {})
@@ -136,8 +136,8 @@ class _Map:
 _INT16, _INT8 = Affine(1.0, 0, 16), Affine(1.0)
 
 
-class _Run:
-    """Words of one run of tokens."""
+class LayerRun:
+    """Words of one run of tokens; `npu_gpt_pieces` takes single operations of it."""
 
     def __init__(self, layout: GptLayout, count: int, position: int, logits: bool) -> None:
         self.layout, self.model, self.with_logits = layout, layout.model, logits
