@@ -19,6 +19,8 @@ public:
     // `size` bytes: those of `image`, then zeros.
     PagedStorage(uint64_t size, Image image) : size_(size), image_(std::move(image)) {}
 
+    uint64_t size() const { return size_; }
+
     bool holds(uint64_t address, uint64_t count) const { return address < size_ && count <= size_ - address; }
 
     void read(uint64_t address, uint64_t count, uint8_t* into) const {
@@ -51,6 +53,21 @@ public:
 
     // Equal contents, of two overlays over one image.
     bool operator==(const PagedStorage& other) const { return covers(other) && other.covers(*this); }
+
+    // visit(address, mine, theirs) for every byte that differs, of two overlays over one image; ascending.
+    template <typename Visit>
+    void differences(const PagedStorage& other, Visit&& visit) const {
+        std::map<uint64_t, Page> touched = pages_;
+        touched.insert(other.pages_.begin(), other.pages_.end());
+        Page mine, theirs;
+        for (const auto& entry : touched) {
+            const uint64_t first = entry.first * kPage;
+            read(first, kPage, mine.data());
+            other.read(first, kPage, theirs.data());
+            for (uint64_t i = 0; i < kPage; ++i)
+                if (mine[i] != theirs[i]) visit(first + i, mine[i], theirs[i]);
+        }
+    }
 
 private:
     static constexpr uint64_t kPage = 4096;

@@ -8,9 +8,9 @@ what is written and whose readers see it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ from bankside.sim.rtl.referee_jobs import JOBS, store_bytes
 from bankside.sim.rtl.state import StateMap
 from bankside.sim.rtl.tops import top_of
 
-__all__ = ["Referee"]
+__all__ = ["Delivered", "Referee"]
 
 _FLIP, _HOLD, _INVERT, _FORCE = range(4)
 _WHOLE = (1 << 64) - 1
@@ -59,6 +59,22 @@ _OUTCOME = np.dtype(
         for name in ("end", "cycles", "status", "first", "output", "state", "counters", "alarms")
     ]
 )
+_BYTE = np.dtype([(name, "<u8") for name in ("address", "golden", "faulty")])
+
+
+class Delivered(NamedTuple):
+    """Bytes that a run with faults delivered otherwise than the fault-free one.
+
+    address : [n], ascending; in the main memory, or in all bursts to the host one after the other.
+    golden, faulty : [n], the byte without and with faults; 0 where a run sent no such burst.
+    golden_size, faulty_size : bytes that both runs delivered in all.
+    """
+
+    address: NDArray[np.int64]
+    golden: NDArray[np.uint8]
+    faulty: NDArray[np.uint8]
+    golden_size: int
+    faulty_size: int
 
 
 class Referee(CompiledModel):
@@ -187,9 +203,11 @@ class Referee(CompiledModel):
         *,
         checkpoints: int | Sequence[int] = 0,
         limit: int | None = None,
+        after: Callable[[int], None] = lambda _: None,
     ) -> NDArray[np.void]:
         """Outcomes (`OUTCOME`) of `program` with each of `faults`, every one from power-on or, with
-        `checkpoints` (see `golden`), from the last one before its first action.
+        `checkpoints` (see `golden`), from the last one before its first action. `after` is called
+        with the index of each, when `delivered`, `differences` and `peek` are those of its run.
 
         Raises ConfigError for an action that does not fit its site, and ToolError for a site that
         cannot be written from outside, by name.
@@ -203,6 +221,7 @@ class Referee(CompiledModel):
         raw = np.zeros(len(lists), _OUTCOME)
         for index, actions in enumerate(lists):
             raw[index] = self._one(actions, bool(checkpoints), limit)
+            after(index)
         return self._rows(raw)
 
     def _one(self, actions: Sequence[Action], from_checkpoint: bool, limit: int) -> np.void:
@@ -218,6 +237,15 @@ class Referee(CompiledModel):
             raise ToolError("the machine did not start a second time; report this")
         self.cycles += int(raw[0]["cycles"])
         return raw[0]
+
+    def delivered(self) -> Delivered:
+        """What the last run with faults delivered otherwise; nothing before there is one."""
+        sizes = np.zeros(2, "<u8")
+        self._function("wrong_count").restype = ctypes.c_uint64
+        rows = np.zeros(self._call("wrong_count", pointer(sizes)), _BYTE)
+        self._call("wrong", pointer(rows))
+        golden, faulty = (rows[name].astype(np.uint8) for name in ("golden", "faulty"))
+        return Delivered(rows["address"].astype(np.int64), golden, faulty, *map(int, sizes))
 
     def differences(self) -> list[str]:
         """Paths of the registers and memories that, at the end of the last run, were not what they

@@ -115,6 +115,11 @@ struct Golden {
     std::unique_ptr<World> world;
 };
 
+// A byte that two runs deliver, in the main memory or in the bursts to the host. Same order as sim/rtl/referee.py.
+struct Byte {
+    uint64_t address, golden, faulty;
+};
+
 // Four names each: scope, variable, witness, select ("" but for memories); of nets: scope, flip, clear, set.
 struct Names {
     std::vector<std::array<std::string, 4>> variables, nets;
@@ -144,6 +149,8 @@ struct Referee {
     std::vector<Checkpoint> checkpoints;
     Waves waves;
     std::vector<uint64_t> different;  // variables at the end of the last run
+    std::unique_ptr<World> last;      // of the last run with faults
+    std::vector<Byte> wrong;          // what that delivered otherwise
 
     // A machine that has just been switched on; the name of what it does not have.
     std::string renew() {
@@ -349,6 +356,7 @@ int referee_golden(void* handle, uint64_t limit, const uint64_t* cycles, uint64_
     auto& referee = *static_cast<Referee*>(handle);
     referee.renew();
     referee.checkpoints.clear();
+    referee.last.reset();
     Golden& golden = referee.golden = Golden{};
     World world(referee.job);
     if (!world.set_up(referee.machine->model, referee.job)) return 0;
@@ -392,7 +400,27 @@ int referee_run(void* handle, const Action* actions, uint64_t count, int from_ch
     const uint64_t cycles = execute(machine, world, referee.job, faults, from ? from->cycle : 0, limit, visit);
     referee.waves.stop(machine.model);
     *outcome = judge(referee, world, faults, cycles, cycles >= limit, first, alarms);
+    referee.last.reset(new World(std::move(world)));
     return 1;
+}
+
+// Bytes that the last run with faults delivered otherwise than the fault-free one, none before there is one; `sizes`: bytes delivered in all, golden
+// first.
+uint64_t referee_wrong_count(void* handle, uint64_t* sizes) {
+    auto& referee = *static_cast<Referee*>(handle);
+    referee.wrong.clear();
+    if (!referee.last) return sizes[0] = sizes[1] = 0;
+    referee.golden.world->differences(*referee.last, [&](uint64_t address, uint8_t golden, uint8_t faulty) {
+        referee.wrong.push_back({address, golden, faulty});
+    });
+    sizes[0] = referee.golden.world->delivered();
+    sizes[1] = referee.last->delivered();
+    return referee.wrong.size();
+}
+
+void referee_wrong(void* handle, Byte* out) {
+    const auto& found = static_cast<Referee*>(handle)->wrong;
+    std::copy(found.begin(), found.end(), out);
 }
 
 uint64_t referee_difference_count(void* handle) { return static_cast<Referee*>(handle)->different.size(); }

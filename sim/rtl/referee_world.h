@@ -3,7 +3,7 @@
 // A world is copied for a checkpoint. Its members: `set_up`, `running` (after the faults of a cycle have acted), `drive` (before the
 // outputs of a cycle are final), `see` (when they are), `proceed` (after the edge), `finish` (status and counters; what is
 // forced in the cycle that shows that the run is over is so in the first cycle of `finish` too, which is the same one), `delivers`
-// (what the run delivers is that of another), `store`.
+// (what the run delivers is that of another), `differences` (byte by byte, against another's), `delivered` (bytes), `store`.
 #ifndef BANKSIDE_REFEREE_WORLD_H
 #define BANKSIDE_REFEREE_WORLD_H
 
@@ -33,6 +33,7 @@ struct Job {
 
 struct World {
     PimBench host{};
+    std::vector<uint64_t> received;  // bursts that the machine sent
     bool done = false, stopped = false;
     Result result;
 
@@ -80,7 +81,9 @@ struct World {
 
     template <typename Model>
     void see(Model& model) {
-        done = host.see(*model.top, [](uint64_t, const uint64_t*) {});
+        done = host.see(*model.top, [this](uint64_t, const uint64_t* burst) {
+            received.insert(received.end(), burst, burst + PimBench::kBurstWords);
+        });
     }
 
     template <typename Model>
@@ -95,9 +98,29 @@ struct World {
 
     bool delivers(const World& other) const { return host.sent == other.host.sent && host.digest == other.host.digest; }
 
+    uint64_t delivered() const { return host.sent * kBurstBytes; }
+
+    // Bytes of all bursts, one after the other; where one run sent more, the other has zeros.
+    template <typename Visit>
+    void differences(const World& other, Visit&& visit) const {
+        const uint64_t end = std::max(delivered(), other.delivered()), both = std::min(delivered(), other.delivered());
+        for (uint64_t at = 0; at < end; ++at) {
+            const uint8_t mine = byte(at), theirs = other.byte(at);
+            if (at >= both || mine != theirs) visit(at, mine, theirs);
+        }
+    }
+
     void store(uint64_t, const Action&) {}
 
 private:
+    static constexpr uint64_t kBurstBytes = (BURST_BITS + 7) / 8;
+
+    uint8_t byte(uint64_t at) const {
+        if (at >= delivered()) return 0;
+        const uint64_t in = at % kBurstBytes;
+        return static_cast<uint8_t>(received[at / kBurstBytes * PimBench::kBurstWords + in / 8] >> 8 * (in % 8));
+    }
+
     template <typename Top>
     static Result read(const Top& top, uint64_t end) {
         Result found{PimBench::status(top), end, {}};
@@ -203,6 +226,13 @@ struct World {
     }
 
     bool delivers(const World& other) const { return main == other.main; }
+
+    uint64_t delivered() const { return main.size(); }
+
+    template <typename Visit>
+    void differences(const World& other, Visit&& visit) const {
+        main.differences(other.main, visit);
+    }
 
     void store(uint64_t address, const Action& action) {
         main.write(address, static_cast<uint8_t>(action.apply(main.at(address))));

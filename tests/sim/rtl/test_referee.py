@@ -204,6 +204,36 @@ def test_a_byte_of_the_store(array):
     assert {row["cycles"] for row in (early, late, healed, held)} == {cycles}
 
 
+def test_what_a_run_delivers(array):
+    """Byte 3 of the store spoilt before it is copied: itself and its copy differ, nothing else."""
+    program, found = copy_program(), []
+    early = [Action("flip", STORE, 3, 0x81, None, 0)]
+    array.run(program, [early, []], after=lambda _: found.append(array.delivered()))
+    wrong, right = found
+    assert wrong.address.tolist() == [3, 4 * 2 * N + 3]
+    assert (wrong.golden ^ wrong.faulty).tolist() == [0x81, 0x81] and wrong.golden.tolist() == [
+        0,
+        0,
+    ]
+    assert wrong.golden_size == wrong.faulty_size == array.machine.config.memory.bytes
+    assert not len(right.address)
+    array.golden(program)
+    none = array.delivered()  # no run with faults since
+    assert (len(none.address), none.golden_size, none.faulty_size) == (0, 0, 0)
+
+
+@ENGINES
+def test_what_is_delivered_says_whether_the_output_is_right(referee):
+    program, found = program_of(referee.machine.engine), []
+    cycles = int(referee.golden(program)["cycles"])
+    faults = list(itertools.islice(random_actions(referee, cycles, 12), 40))
+    rows = referee.run(
+        program, faults, checkpoints=3, after=lambda _: found.append(referee.delivered())
+    )
+    same = [not len(d.address) and d.golden_size == d.faulty_size for d in found]
+    assert same == (rows["output"] == 1).tolist() and 0 < sum(same) < len(same)
+
+
 def test_registers_of_control(array):
     program = copy_program()
     cycles = int(array.golden(program)["cycles"])
@@ -239,16 +269,25 @@ def test_a_bit_of_the_bus(array):
 
 def test_bits_of_the_host_bus():
     """Bursts of the `pim` engine are delivered through ports."""
-    referee, program = Referee(load_machine("pim_tiny_ddr4")), program_of("pim")
+    referee, program, found = Referee(load_machine("pim_tiny_ddr4")), program_of("pim"), []
     spoilt, silent = referee.run(
         program,
         [
             [Action("force", "host_out__payload", 0, 1 << 100, None, 0)],
             [Action("force", "host_out__valid", 0, 1, 0, 0)],
         ],
+        after=lambda _: found.append(referee.delivered()),
     )
     assert spoilt["output"] == silent["output"] == 0
     assert spoilt["end"] == silent["end"] == END_DONE
+    size, bursts = 2 * referee.machine.burst_elements, sum(n for _, n in program.outputs.values())
+    assert [(d.golden_size, d.faulty_size) for d in found] == [
+        (size * bursts,) * 2,
+        (size * bursts, 0),
+    ]
+    assert found[0].address.tolist() == [size * i + 100 // 8 for i in range(bursts)]
+    assert set(found[0].golden ^ found[0].faulty) == {1 << 100 % 8}
+    assert found[1].address.tolist() == list(range(size * bursts)) and not found[1].faulty.any()
 
 
 @pytest.mark.slow  # a model of its own, of the netlist cell by cell
