@@ -32,7 +32,8 @@ from bankside.fault_injection.strata import allocate
 from bankside.mapping.explore.workers import Workers
 from bankside.sim.faults import OUTCOME, Site
 
-__all__ = ["Found", "Mismatch", "Prepared", "inject", "prepare", "store_path"]
+__all__ = ["Found", "Mismatch", "Prepared", "as_dict", "inject", "make_referee", "nets_of",
+           "prepare", "store_path"]  # fmt: skip
 
 PILOT, REST, REFEREE = 0, 1, 2
 #: Faults that the referee repeats between two writes: each takes a whole run.
@@ -90,6 +91,12 @@ class Found:
     outcomes: NDArray[np.void]
     classes: NDArray[np.uint8]
     sizes: NDArray[np.int64]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Possible faults that each injected one stands for."""
+        population = np.array([s.population for s in self.prepared.strata], np.float64)
+        return (population / np.maximum(self.sizes, 1))[self.stratum]
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,7 @@ def _refereed(found: Found, store: CampaignStore, on_done: OnDone) -> tuple[list
     batches = [sample[at : at + _REFEREE_BATCH] for at in range(0, len(sample), _REFEREE_BATCH)]
     for number, ids in enumerate(batches):
         if number not in done:
-            referee = referee or _make_referee(campaign, _nets(found, sample))
+            referee = referee or make_referee(campaign, nets_of(found, sample))
             outcomes = _repeat(referee, [found.faults[i] for i in ids])
             texts = [found.faults[i].to_json() for i in ids]
             store.put(REFEREE, number, ids, texts, outcomes)
@@ -247,13 +254,14 @@ def _sample(found: Found, wanted: int) -> list[int]:
     return sorted(random.choice(len(found.faults), count, replace=False).tolist())
 
 
-def _nets(found: Found, sample: Sequence[int]) -> list[str]:
-    """Nets that the sample forces."""
+def nets_of(found: Found, sample: Sequence[int]) -> list[str]:
+    """Nets that faults, given by their ids, force."""
     paths = {found.faults[i].site for i in sample}
     return sorted(p for p in paths if found.prepared.sites[p].kind == "net")
 
 
-def _make_referee(campaign: Campaign, nets: Sequence[str]) -> FaultExecutor:
+def make_referee(campaign: Campaign, nets: Sequence[str]) -> FaultExecutor:
+    """The referee of a campaign. Raises ConfigError where its target has none."""
     referee = campaign.target.referee(nets)
     if referee is None:
         raise ConfigError(

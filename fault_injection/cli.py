@@ -25,6 +25,7 @@ _ROWS = 40
               help="Repeat one fault of the campaign on the referee.")  # fmt: skip
 @click.option("--fault", metavar="JSON", help="Run this one fault instead, on lanes and referee.")
 @click.option("--design", metavar="NAME", help="Only this one of several designs.")
+@click.option("--quick", is_flag=True, help="Language models: two prompts, few faults.")
 @click.option(
     "--waves",
     is_flag=True,
@@ -33,7 +34,8 @@ _ROWS = 40
 @common_options
 def command(
     file: Path, store: Path | None, workers: int, dask: str | None, replay: int | None,
-    fault: str | None, design: str | None, waves: bool, as_json: bool, out: Path | None,
+    fault: str | None, design: str | None, quick: bool, waves: bool, as_json: bool,
+    out: Path | None,
 ) -> None:  # fmt: skip
     """Inject faults as a YAML file says (see examples/inject_*.yaml, examples/llm_kv_cache.yaml).
 
@@ -43,8 +45,10 @@ def command(
     """
     kind = _kind(file)
     if kind != "campaign":
-        _language_model(kind, file, as_json, out)
+        _language_model(kind, file, quick, as_json, out)
         return
+    if quick:
+        raise ConfigError("--quick is for language models; a campaign has sampling.faults")
     if waves and replay is None and fault is None and out is None:
         raise ConfigError("--waves belongs to --replay, --fault, or a report in --out DIR")
     if replay is not None or fault is not None:
@@ -96,7 +100,7 @@ def _campaigns(
         return run_all(file.stem, campaigns, store, workers, out, waves)
 
 
-def _language_model(kind: str, file: Path, as_json: bool, out: Path | None) -> None:
+def _language_model(kind: str, file: Path, quick: bool, as_json: bool, out: Path | None) -> None:
     """Experiments of `fault_injection.llm`; every one is done from the beginning."""
     from bankside.fault_injection.llm import kv_cache, replay, report
 
@@ -109,7 +113,7 @@ def _language_model(kind: str, file: Path, as_json: bool, out: Path | None) -> N
             step(100 * done // total - last[0])
             last[0] = 100 * done // total
 
-        result = experiment.run(config, base=file.parent, on_fault=advance)
+        result = experiment.run(config, base=file.parent, quick=quick, on_fault=advance)
     if out is not None:
         result["files"] = report.write(out, result)
     shown = {key: value for key, value in result.items() if key != "runs"}
@@ -148,9 +152,24 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append(f"{row['model']:12} {'all':24} {row['bits']:>10,} {row['faults']:>8,}"
                      f"{'':40}  {row['avf']['text']}")  # fmt: skip
     lines += [f"{v['metric']}: {v['verdict']} ({v['text']})" for v in result["verdicts"]]
+    if "patterns" in result:
+        lines += _pattern_lines(result["patterns"])
     if "plan" in result:
         lines += _plan_lines(result["plan"])
     return "\n".join(lines)
+
+
+def _pattern_lines(made: Mapping[str, Any]) -> list[str]:
+    share = made["represented"]
+    if share is None:
+        return [f"{made['file']}: no pattern: none of {made['faults']:,} faults had an effect"]
+    ends = f"{share['level']:.0%}: {share['low']:.1%} to {share['high']:.1%}"
+    rest = ", ".join(
+        f"{name} {made['parts'][name]:.1%}" for name in made["parts"] if name != "tile"
+    )
+    count, held = f"{made['patterns']:,} patterns of {made['model']}", f"{share['share']:.1%}"
+    first = f"{made['file']}: {count}; {held} of the faults with an effect ({ends})"
+    return [f"{first} act in the result alone; {rest}"]
 
 
 def _plan_lines(plan: Mapping[str, Any]) -> list[str]:

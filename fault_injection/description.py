@@ -14,8 +14,10 @@ from bankside.errors import ConfigError
 from bankside.fault_injection.execution import FunctionTarget, MachineTarget, Target
 from bankside.fault_injection.models.base import FaultModel, Options
 from bankside.fault_injection.models.models import FAULT_MODELS
+from bankside.fault_injection.operation import Operation
 from bankside.fault_injection.options import (
     DesignOptions,
+    PatternOptions,
     PlanOptions,
     RefereeOptions,
     SafetyOptions,
@@ -53,6 +55,7 @@ class CampaignDescription(Section):
         protection: block -> mechanisms, built into the design before (docs/protection.md).
         safety: raw rates and target; metrics of ISO 26262 are given with it only.
         plan: what the least-area protection is chosen from.
+        patterns: what is recorded for a language model (docs/llm_faults.md).
     """
 
     kind: Literal["campaign"] = "campaign"
@@ -67,6 +70,7 @@ class CampaignDescription(Section):
     protection: dict[str, Any] | None = None
     safety: SafetyOptions | None = None
     plan: PlanOptions | None = None
+    patterns: PatternOptions | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -87,7 +91,23 @@ class CampaignDescription(Section):
             raise key_problem("workload", "belongs to machine: give both or none")
         if self.target is not None and self.protection is not None:
             raise key_problem("protection", "is built into machines; a target brings its own")
+        if self.patterns is not None:
+            self._check_patterns(self.patterns)
         return self
+
+    def _check_patterns(self, what: PatternOptions) -> None:
+        if self.target is not None:
+            raise key_problem("patterns", "are of an operation of a machine; a target has none")
+        if what.model is None and len(self.models) > 1:
+            raise key_problem(
+                "patterns.model", f"is missing; choose one of: {', '.join(self.models)}"
+            )
+        if what.model is not None and what.model not in self.models:
+            raise key_problem(
+                "patterns.model",
+                f"{what.model!r} is none of the models{nearest(what.model, self.models)}; choose "
+                f"one of: {', '.join(self.models)}",
+            )
 
 
 @dataclass(frozen=True)
@@ -96,12 +116,15 @@ class Campaign:
 
     Attributes:
         models: each with its options.
+        operation: that the workload is, where patterns are recorded; folder: of the description.
     """
 
     name: str
     description: CampaignDescription
     models: tuple[tuple[FaultModel, Options], ...]
     target: Target
+    operation: Operation | None = None
+    folder: Path = Path()
 
     @property
     def counted(self) -> tuple[str, ...]:
@@ -113,7 +136,7 @@ class Campaign:
     @property
     def key(self) -> str:
         """64 hexadecimal digits of all that the results depend on."""
-        what = self.description.model_dump(mode="json", exclude={"safety", "plan"})
+        what = self.description.model_dump(mode="json", exclude={"safety", "plan", "patterns"})
         return content_hash({"description": what, "target": self.target.digest})
 
 
@@ -132,11 +155,21 @@ def load_campaigns(path: Path) -> list[Campaign]:
         one = what.model_copy(update={
             "machine": design.machine, "workload": design.workload, "designs": None,
             "plan": what.plan if planned else None,
+            "patterns": _named(what.patterns, name),
         })  # fmt: skip
         inside = locations.below(("designs", name))
         lines = {**locations.lines, **{k: v for k, v in inside.lines.items() if k}}
         campaigns.append(_campaign(path, name, one, Locations(path, lines)))
     return campaigns
+
+
+def _named(patterns: PatternOptions | None, design: str) -> PatternOptions | None:
+    if patterns is None:
+        return None
+    out = Path(patterns.out)
+    return patterns.model_copy(
+        update={"out": str(out.with_name(f"{out.stem}-{design}{out.suffix}"))}
+    )
 
 
 def load_campaign(path: Path, design: str | None = None) -> Campaign:
@@ -158,16 +191,25 @@ def _campaign(path: Path, name: str, what: CampaignDescription, locations: Locat
     machine = None
     if what.machine is not None:
         machine = _at(locations, ("machine",), lambda: load_machine(_beside(path, what.machine)))
-    program, defaults = None, {}
+    program, operation, defaults = None, None, {}
     if machine is not None:
-        from bankside.fault_injection.workloads import build_workload
+        from bankside.fault_injection.workloads import build_workload, operation_of
 
-        program = build_workload(machine, what.workload or {}, path.parent, locations)
+        given = what.workload or {}
+        program = build_workload(machine, given, path.parent, locations)
+        if what.patterns is not None:
+            operation = operation_of(machine, given, path.parent, program, locations)
+            if what.patterns.change == "delta" and operation.engine != "npu":
+                raise ConfigError(
+                    f"{locations.where(('patterns', 'change'))}: patterns.change: delta is for "
+                    f"integers, but {operation.engine} computes in FP16; expected xor"
+                )
         defaults = {"store_bytes": program.host_in.nbytes}
         if machine.engine == "pim":
             defaults = {"columns": machine.columns}
     models = tuple(_model(n, given, defaults, locations) for n, given in what.models.items())
-    return Campaign(name, what, models, _target(path, what, machine, program, models, locations))
+    target = _target(path, what, machine, program, models, locations)
+    return Campaign(name, what, models, target, operation, path.parent)
 
 
 def _model(

@@ -23,9 +23,10 @@ from bankside.sim.faults import Action, Site
 
 if TYPE_CHECKING:
     from bankside.fault_injection.protect.build import Netlist
+    from bankside.sim.rtl.referee import Delivered
 
 __all__ = ["FaultExecutor", "FunctionTarget", "GoldenRun", "MachineTarget", "RefereeExecutor",
-           "Target", "Task", "actions_of", "executor_of"]  # fmt: skip
+           "Target", "Task", "actions_of", "code_hash", "executor_of"]  # fmt: skip
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: What outcomes depend on besides the design: everywhere, and where it is one of our machines.
@@ -108,6 +109,17 @@ class RefereeExecutor:
     def run(self, faults: Sequence[Sequence[Action]]) -> NDArray[np.void]:
         return self.model.run(self._program, faults, checkpoints=self._checkpoints)
 
+    def delivered(
+        self, faults: Sequence[Sequence[Action]]
+    ) -> tuple[NDArray[np.void], list[Delivered]]:
+        """As `run`, and what each fault changed in what the run delivers."""
+        found: list[Delivered] = []
+        rows = self.model.run(
+            self._program, faults, checkpoints=self._checkpoints,
+            after=lambda _: found.append(self.model.delivered()),
+        )  # fmt: skip
+        return rows, found
+
 
 @dataclass(frozen=True, eq=False)
 class MachineTarget:
@@ -130,7 +142,7 @@ class MachineTarget:
     def digest(self) -> str:
         return content_hash(
             {"machine": self.machine.config.content_hash, "program": self.program.hash,
-             "protection": dict(self.protection or {}), "code": _code(*_SOURCES, *_ENGINES)}
+             "protection": dict(self.protection or {}), "code": code_hash(*_SOURCES, *_ENGINES)}
         )  # fmt: skip
 
     def protected(self) -> Netlist | None:
@@ -179,7 +191,7 @@ class FunctionTarget:
         from bankside.mapping.explore.evaluate import load_function
 
         file = load_function(self.name, self.folder)[1]
-        code = _code(*_SOURCES)
+        code = code_hash(*_SOURCES)
         return content_hash({"function": self.name, "file": file_hash(file), "code": code})
 
     def _made(self) -> tuple[FaultExecutor, FaultExecutor | None]:
@@ -200,7 +212,7 @@ class FunctionTarget:
 
 
 @lru_cache(maxsize=4)
-def _code(*sources: str) -> str:
+def code_hash(*sources: str) -> str:
     """Of what makes outcomes: those of another state of it are not reused."""
     found = [_PACKAGE / name for name in sources]
     files = (path for source in found for path in sorted((source, *source.rglob("*")))

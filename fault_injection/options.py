@@ -10,7 +10,8 @@ from bankside.fault_injection.blocks import Reading
 from bankside.fault_injection.rates import RawRates
 from bankside.schema import Section, key_problem
 
-__all__ = ["DesignOptions", "PlanOptions", "RefereeOptions", "SafetyOptions", "Sampling"]
+__all__ = ["DesignOptions", "PatternOptions", "PlanOptions", "RefereeOptions", "SafetyOptions",
+           "Sampling"]  # fmt: skip
 
 
 class DesignOptions(Section):
@@ -101,3 +102,18 @@ class PlanOptions(Section):
     flop: float | None = Field(default=None, gt=0)
     memory_bit: float | None = Field(default=None, gt=0)
     seconds: float = Field(default=60.0, gt=0)
+
+
+class PatternOptions(Section):
+    """What is recorded of faults that reach the result, to be replayed in a language model.
+
+    Attributes:
+        out: file of patterns, relative to the description; of several designs the name of each is
+            put in.
+        model: whose faults; may be left out where the campaign has one.
+        change: of a wrong number its inverted bits, or the difference (integers only).
+    """
+
+    out: str = Field(min_length=1)
+    model: str | None = None
+    change: Literal["xor", "delta"] = "xor"

@@ -10,8 +10,10 @@ from bankside.cache import atomic_write
 from bankside.cli_support import progress
 from bankside.fault_injection.campaign import Found, Mismatch, inject, prepare, store_path
 from bankside.fault_injection.description import Campaign
+from bankside.fault_injection.llm.patterns import file_text
 from bankside.fault_injection.metrics import check_rates
 from bankside.fault_injection.planning import planned
+from bankside.fault_injection.recording import record
 from bankside.fault_injection.replay import record_examples
 from bankside.fault_injection.result import assessment_of, result_of
 from bankside.fault_injection.store import CampaignStore
@@ -38,6 +40,10 @@ def run_one(
     result = result_of(found, mismatches, repeated)
     if mismatches:
         return result
+    if campaign.description.patterns is not None:
+        result["patterns"], mismatches = _recorded(found, store)
+        if mismatches:
+            return result_of(found, mismatches, repeated)
     if campaign.description.plan is not None:
 
         def run(other: Campaign, name: str) -> Found:
@@ -64,13 +70,33 @@ def _injected(
     campaign: Campaign, store: Path | None, workers: Workers
 ) -> tuple[Found, list[Mismatch], int]:
     prepared = prepare(campaign)
-    description = campaign.description.model_dump(mode="json")
     total = prepared.most + campaign.description.referee.sample
     with (
-        CampaignStore(store or store_path(campaign), campaign.key, description) as kept,
+        _store(campaign, store) as kept,
         progress(f"injecting into {campaign.name}", total) as step,
     ):
         return inject(prepared, kept, workers, step)
+
+
+def _store(campaign: Campaign, path: Path | None) -> CampaignStore:
+    description = campaign.description.model_dump(mode="json")
+    return CampaignStore(path or store_path(campaign), campaign.key, description)
+
+
+def _recorded(found: Found, store: Path | None) -> tuple[dict[str, Any], list[Mismatch]]:
+    """Write the patterns of a campaign: (what they stand for, faults that end otherwise now)."""
+    campaign = found.prepared.campaign
+    what = campaign.description.patterns
+    assert what is not None
+    with (
+        _store(campaign, store) as kept,
+        progress(f"recording patterns of {campaign.name}", len(found.faults)) as step,
+    ):
+        made = record(found, kept, step)
+    if not made.mismatches:
+        atomic_write(campaign.folder / what.out, file_text(made.lines, made.recording))
+    head = {"file": what.out, "patterns": len(made.lines)}
+    return head | made.recording.model_dump(), made.mismatches
 
 
 def run_all(

@@ -21,7 +21,7 @@ from bankside.errors import ConfigError
 __all__ = [
     "Verdict", "binomial_tails", "clopper_pearson", "cluster_bootstrap", "demonstration_size",
     "leveugle_size", "looks_level", "lower_bound", "rate", "split_level", "upper_bound", "verdict",
-    "wilson", "zero_failure_size",
+    "wilson", "wilson_share", "zero_failure_size",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -152,6 +152,16 @@ def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Floats, Flo
     low = np.where(hits == 0, 0.0, np.clip(middle - half, 0, share))
     high = np.where(hits == trials, 1.0, np.clip(middle + half, share, 1))
     return low, high
+
+
+def wilson_share(share: float, trials: float, level: float = 0.95) -> tuple[float, float]:
+    """As `wilson`, of a share and a number of trials that need not be whole (above 0)."""
+    check_level(level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    scale = 1 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def upper_bound(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> Floats:

@@ -41,7 +41,7 @@ class CampaignStore(ResultFile):
             never changed then.
     """
 
-    SCHEMA = 1
+    SCHEMA = 2
     TABLES = (
         """CREATE TABLE IF NOT EXISTS campaign (key TEXT PRIMARY KEY, description TEXT NOT NULL)
         WITHOUT ROWID""",
@@ -52,6 +52,8 @@ class CampaignStore(ResultFile):
         f"""CREATE TABLE IF NOT EXISTS results (stage INTEGER, number INTEGER, id INTEGER,
         fault TEXT NOT NULL, {_COLUMNS}, PRIMARY KEY (stage, number, id)) WITHOUT ROWID""",
         "CREATE INDEX IF NOT EXISTS by_id ON results (id)",
+        """CREATE TABLE IF NOT EXISTS texts (kind TEXT, number INTEGER, text TEXT NOT NULL,
+        digest TEXT NOT NULL, PRIMARY KEY (kind, number)) WITHOUT ROWID""",
     )
 
     def __init__(self, path: Path, key: str, description: Mapping[str, Any]) -> None:
@@ -108,10 +110,7 @@ class CampaignStore(ResultFile):
                 row = (stage, number, len(rows), _digest([r[2:] for r in rows]))
                 self._db.execute("INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)", row)
         except sqlite3.Error as error:
-            raise BanksideError(
-                f"{self.path}: cannot be written: {error}; what is finished is kept: make room and "
-                f"call again"
-            ) from error
+            raise self._full(error) from error
 
     def read(self, stage: int) -> tuple[NDArray[np.int64], list[str], NDArray[np.void]]:
         """Ids, faults (JSON) and outcomes of all finished batches of a stage, by id.
@@ -136,6 +135,31 @@ class CampaignStore(ResultFile):
             np.array([row[0] for row in whole], np.int64),
             [row[1] for row in whole],
             _outcomes([row[2:] for row in whole]),
+        )
+
+    def put_text(self, kind: str, number: int, text: str) -> None:
+        """Keep what else was found, under a kind and a number; the first one stays."""
+        row = (kind, number, text, _digest([(kind, number, text)]))
+        try:
+            with self._db:
+                self._db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise self._full(error) from error
+
+    def texts(self, kind: str) -> dict[int, str]:
+        """All texts of a kind by number. Raises BanksideError where one is not what was written."""
+        rows = self._guarded(
+            "SELECT number, text, digest FROM texts WHERE kind = ? ORDER BY number", (kind,)
+        )
+        for number, text, digest in rows:
+            if _digest([(kind, number, text)]) != digest:
+                raise self.damaged(f"text {number} of {kind!r} is not what was written")
+        return {number: text for number, text, _ in rows}
+
+    def _full(self, error: sqlite3.Error) -> BanksideError:
+        return BanksideError(
+            f"{self.path}: cannot be written: {error}; what is finished is kept: make room and "
+            f"call again"
         )
 
     def fault(self, number: int) -> tuple[Fault, np.void]:

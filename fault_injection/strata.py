@@ -21,9 +21,10 @@ from bankside.fault_injection.statistics import (
     lower_bound,
     split_level,
     upper_bound,
+    wilson_share,
 )
 
-__all__ = ["PILOT", "Bound", "Strata", "Weighted", "allocate", "weighted_share"]
+__all__ = ["PILOT", "Bound", "Strata", "Weighted", "allocate", "share_among", "weighted_share"]
 
 PILOT = 200  # injections per stratum before any allocation by what they showed
 
@@ -230,3 +231,40 @@ def weighted_share(hits: ArrayLike, weights: ArrayLike) -> Weighted:
     values = hit * weight
     variance = float(values.var(ddof=1) / len(values))
     return Weighted(float(values.mean()), variance, float(weight.sum() ** 2 / (weight**2).sum()))
+
+
+def share_among(hits: ArrayLike, weights: ArrayLike, sure: ArrayLike, level: float = 0.95) -> Bound:
+    """Share of hits among injections of one kind (those with an effect), whose number is itself
+    found by the sample, with a two-sided interval that describes.
+
+    Wilson's with as many even injections as the linearised variance of the ratio is worth; where
+    all or none are hits, the exact one-sided bound for Kish's effective number.
+
+    Args:
+        hits: 0 or 1 per injection of the kind. weights: possible faults that each stands for.
+        sure: its stratum was tried completely.
+
+    Raises:
+        ConfigError: no injection, or a weight that is not above 0.
+
+    Ref: Cochran, Sampling Techniques, 2.11 (ratio estimate); Kish, Survey Sampling, 1965, 11.7.
+    """
+    hit, weight, known = np.broadcast_arrays(
+        np.asarray(hits, np.float64), np.asarray(weights, np.float64), np.asarray(sure, bool)
+    )
+    if not len(hit) or not (weight > 0).all():
+        raise ConfigError(
+            f"{len(hit)} injections, least weight {weight.min(initial=0)}: expected at least one, "
+            "and weights above 0"
+        )
+    total, free = weight.sum(), np.where(known, 0.0, weight)
+    share = float(hit @ weight / total)
+    if known.all():
+        return Bound(share, share, share)
+    if hit.all() or not hit.any():
+        trials = max(1, int(total**2 / (free @ free)))
+        if hit.any():
+            return Bound(1.0, float(lower_bound(trials, trials, level)), 1.0)
+        return Bound(0.0, 0.0, float(upper_bound(0, trials, level)))
+    variance = float(((free * (hit - share)) ** 2).sum() / total**2)
+    return Bound(share, *wilson_share(share, share * (1 - share) / variance, level))

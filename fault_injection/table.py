@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from bankside.fault_injection.classes import (
     false_alarms,
 )
 from bankside.fault_injection.sampling import Stratum, bits_in
-from bankside.fault_injection.statistics import rate, wilson
+from bankside.fault_injection.statistics import rate, wilson, wilson_share
 from bankside.fault_injection.strata import Strata
 
 __all__ = ["share_of", "tables"]
@@ -85,7 +83,7 @@ def share_of(
             "high": high,
             "text": f"{sign} {_percent(edge)} %",
         }
-    low, high = _wilson(estimate, estimate * (1 - estimate) / _variance(joint), level)
+    low, high = wilson_share(estimate, estimate * (1 - estimate) / _variance(joint), level)
     text = f"{_percent(estimate)} % ({_percent(low)}-{_percent(high)} %)"
     return {"estimate": estimate, "low": low, "high": high, "text": text}
 
@@ -95,15 +93,6 @@ def _variance(joint: Strata) -> float:
     p = (joint.hits + 1) / (joint.trials + 2)
     each = np.where(joint.exhaustive, 0.0, joint.weights**2 * p * (1 - p) / joint.trials)
     return float(each.sum())
-
-
-def _wilson(share: float, trials: float, level: float) -> tuple[float, float]:
-    """As `statistics.wilson`, for a number of trials that need not be whole."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    scale = 1 + z * z / trials
-    middle = (share + z * z / (2 * trials)) / scale
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _percent(share: float) -> str:
@@ -163,19 +152,13 @@ def _sum(counts: NDArray[np.int64], classes: Iterable[OutcomeClass]) -> list[int
 # --- profiles -------------------------------------------------------------------------------------
 
 
-def _weights(found: Found) -> NDArray[np.float64]:
-    """Possible faults that each injected one stands for."""
-    population = np.array([s.population for s in found.prepared.strata], np.float64)
-    return (population / np.maximum(found.sizes, 1))[found.stratum]
-
-
 def _failed(found: Found) -> NDArray[np.bool_]:
     return np.isin(found.classes, [CLASSES.index(c) for c in FAILURES])
 
 
 def _hierarchy(found: Found) -> list[dict[str, Any]]:
     """AVF of every instance path, from the top down, all its sites together; weighted."""
-    weights, failed = _weights(found), _failed(found)
+    weights, failed = found.weights, _failed(found)
     sums: dict[tuple[str, str], list[float]] = {}
     for fault, weight, bad in zip(found.faults, weights, failed, strict=True):
         parts = fault.site.split(".")[:-1]
@@ -223,7 +206,7 @@ def _profile(
     found: Found, places: NDArray[np.int64], rows: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """`rows` of every model that begins its faults in any cycle, with what lies at their places."""
-    weights, failed = _weights(found), _failed(found)
+    weights, failed = found.weights, _failed(found)
     models = [s.model.name for s in found.prepared.strata]
     out = []
     for model, _ in found.prepared.campaign.models:
@@ -242,7 +225,7 @@ def _profile(
 
 def _registers(found: Found) -> list[dict[str, Any]]:
     """Of every model the sites with the most failures that their faults stand for."""
-    weights, failed = _weights(found), _failed(found)
+    weights, failed = found.weights, _failed(found)
     sums: dict[tuple[str, str], list[float]] = {}
     for fault, weight, bad in zip(found.faults, weights, failed, strict=True):
         row = sums.setdefault((fault.model, fault.site), [0.0, 0, 0])

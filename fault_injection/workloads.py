@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bankside.errors import ConfigError
+from bankside.fault_injection import workloads_gpt as gpt
+from bankside.fault_injection.operation import Operation, places_of
 from bankside.isa.machines import verify_program
 from bankside.isa.program import Program
 from bankside.registry import Registry
 from bankside.schema import Section, validate
 from bankside.strict_yaml import Locations
 
-__all__ = ["WORKLOADS", "Workload", "build_workload", "joined"]
+__all__ = ["WORKLOADS", "Workload", "build_workload", "joined", "operation_of"]
 
 U16 = NDArray[np.uint16]
 
@@ -30,11 +32,14 @@ class Workload:
     Attributes:
         engines: that can do it. options: its section.
         build: (machine, options, folder of the description) -> programs, one after the other.
+        result: of work that is one operation of a language model: (machine, options, folder,
+            program) -> where its result lies.
     """
 
     engines: tuple[str, ...]
     options: type[Section]
     build: Callable[[Any, Any, Path], Sequence[Program]]
+    result: Callable[[Any, Any, Path, Program], Operation] | None = None
 
 
 WORKLOADS: Registry[Workload] = Registry("workload")
@@ -50,20 +55,9 @@ def build_workload(
             do in one program.
     """
     where = f"{locations.where(('workload',))}: workload"
-    if len(given) != 1:
-        raise ConfigError(
-            f"{where}: expected exactly one of {', '.join(WORKLOADS)}, found {sorted(given)}"
-        )
-    ((name, options),) = given.items()
+    name = _name(given, where)
     try:
-        kind = WORKLOADS.get(name)
-        if machine.engine not in kind.engines:
-            able = [n for n in WORKLOADS if machine.engine in WORKLOADS.get(n).engines]
-            raise ConfigError(
-                f"{name} is work for {', '.join(kind.engines)}, not for {machine.engine}; choose "
-                f"from: {', '.join(able)}"
-            )
-        section = validate(kind.options, options, locations.below(("workload", name)))
+        kind, section = _chosen(machine, name, given[name], locations)
         program = joined(list(kind.build(machine, section, folder)))
         verify_program(program, machine)
     except ConfigError as error:
@@ -71,6 +65,47 @@ def build_workload(
             raise
         raise ConfigError(f"{where}: {name}: {error}") from error
     return program
+
+
+def operation_of(
+    machine: Any, given: Mapping[str, Any], folder: Path, program: Program, locations: Locations
+) -> Operation:
+    """The operation that `program`, from `build_workload`, is.
+
+    Raises:
+        ConfigError: the work is not one operation of a language model.
+    """
+    where = f"{locations.where(('workload',))}: workload"
+    name = _name(given, where)
+    kind, section = _chosen(machine, name, given[name], locations)
+    if kind.result is None:
+        able = [n for n in WORKLOADS if WORKLOADS.get(n).result]
+        raise ConfigError(
+            f"{where}: {name} is not one operation of a language model, so that its errors have no "
+            f"place in one; choose from: {', '.join(able)}"
+        )
+    return kind.result(machine, section, folder, program)
+
+
+def _name(given: Mapping[str, Any], where: str) -> str:
+    if len(given) != 1:
+        raise ConfigError(
+            f"{where}: expected exactly one of {', '.join(WORKLOADS)}, found {sorted(given)}"
+        )
+    return next(iter(given))
+
+
+def _chosen(
+    machine: Any, name: str, options: Any, locations: Locations
+) -> tuple[Workload, Section]:
+    kind = WORKLOADS.get(name)
+    if machine.engine not in kind.engines:
+        able = [n for n in WORKLOADS if machine.engine in WORKLOADS.get(n).engines]
+        raise ConfigError(
+            f"{name} is work for {', '.join(kind.engines)}, not for {machine.engine}; choose "
+            f"from: {', '.join(able)}"
+        )
+    return kind, validate(kind.options, options, locations.below(("workload", name)))
 
 
 def joined(programs: Sequence[Program]) -> Program:
@@ -133,6 +168,16 @@ def _attention(machine: Any, what: Attention, folder: Path) -> list[Program]:
     return kernels.programs(q, k, v)
 
 
+def _attention_result(machine: Any, what: Attention, folder: Path, program: Program) -> Operation:
+    from bankside.mapping.lower_array import ArrayKernels, AttentionShape
+
+    shape = AttentionShape(what.queries, what.keys, what.heads, what.kv_heads, what.e, what.f,
+                           causal=what.causal)  # fmt: skip
+    kernels = ArrayKernels(machine, shape, what.binding)
+    places = places_of(lambda memory: kernels.collect([memory]), program.host_in.shape)
+    return Operation("array", "attention", 16, places.reshape(what.queries, -1))
+
+
 class Product(Section):
     """C [m, n] = A [m, k] B [k, n] of random numbers; mode: `os` or `ws` stationary."""
 
@@ -177,6 +222,21 @@ def _decode(machine: Any, what: Decode, folder: Path) -> list[Program]:
     return [*stored, *kernels.decode(0, what.tokens, q, k[-1], v[-1])]
 
 
+def _decode_result(machine: Any, what: Decode, folder: Path, program: Program) -> Operation:
+    from bankside.mapping.lower_pim import KvLayout, PimKernels, Shape
+
+    shape = Shape(1, what.kv_heads, what.query_heads, what.head_dim, what.tokens)
+    kernels = PimKernels(KvLayout.of(machine, shape, what.nhc))
+    parts = sorted(program.outputs.values())
+
+    def collect(bursts: U16) -> U16:
+        return kernels.collect([bursts[first : first + count] for first, count in parts])
+
+    bursts = max(first + count for first, count in parts)
+    places = places_of(collect, (bursts, machine.burst_elements))
+    return Operation("pim", "attention", 16, places.reshape(1, -1))
+
+
 # --- npu ------------------------------------------------------------------------------------------
 
 
@@ -194,32 +254,6 @@ def _digits(machine: Any, what: Digits, folder: Path) -> list[Program]:
     pixels, _ = npu_digits.load_images()
     compiled = compile_graph(npu_digits.graph(quant), machine)
     return [compiled.bind({"image": quant.image(pixels[what.image])[..., None]})]
-
-
-class GptLayer(Section):
-    """One layer of a shipped language model in int8, with embedding and final norm, for some bytes
-    of text.
-    """
-
-    model: str = "gpt_mha"
-    layer: int = Field(default=0, ge=0)
-    text: str = Field(default="A", min_length=1)
-
-
-def _gpt_layer(machine: Any, what: GptLayer, folder: Path) -> list[Program]:
-    from bankside.mapping.llm.loader import find_model, load_model
-    from bankside.mapping.npu_gpt import prepared
-    from bankside.mapping.npu_gpt_stream import GptPrograms
-
-    beside = folder / what.model
-    model = load_model(find_model(str(beside) if beside.is_dir() else what.model))
-    if what.layer >= len(model.layers):
-        raise ConfigError(f"layer: is {what.layer}; the model has {len(model.layers)}")
-    tokens = list(what.text.encode())
-    whole = prepared(model, [tokens * 8], name=what.model)
-    one = replace(whole, layers=(whole.layers[what.layer],))
-    programs = GptPrograms(machine, one, len(tokens))
-    return [programs.setup(), programs.run(tokens, 0)]
 
 
 # --- any ------------------------------------------------------------------------------------------
@@ -241,12 +275,14 @@ def _file(machine: Any, what: File, folder: Path) -> list[Program]:
     return [assemble(path.read_text(encoding="utf-8"), str(path), folder=path.parent)]
 
 
-for _name, _workload in {
-    "attention": Workload(("array",), Attention, _attention),
+for _kind, _workload in {
+    "attention": Workload(("array",), Attention, _attention, _attention_result),
     "product": Workload(("array",), Product, _product),
-    "decode": Workload(("pim",), Decode, _decode),
+    "decode": Workload(("pim",), Decode, _decode, _decode_result),
     "digits": Workload(("npu",), Digits, _digits),
-    "gpt_layer": Workload(("npu",), GptLayer, _gpt_layer),
+    "gpt_layer": Workload(("npu",), gpt.GptLayer, gpt.layer),
+    "gpt_product": Workload(("npu",), gpt.GptProduct, gpt.product, gpt.product_result),
+    "gpt_attention": Workload(("npu",), gpt.GptAttention, gpt.attention, gpt.attention_result),
     "program": Workload(("pim", "array", "npu"), File, _file),
 }.items():
-    WORKLOADS.add(_name, _workload)
+    WORKLOADS.add(_kind, _workload)

@@ -1,21 +1,25 @@
 """Error patterns: how the result of one operation differs from the fault-free one, per fault.
 
-One JSON object a line. Ref: docs/llm_faults.md.
+One JSON object a line; what they stand for in front, where a campaign recorded them.
+Ref: docs/llm_faults.md.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from bankside.cache import atomic_write
 from bankside.errors import ConfigError
 from bankside.schema import Section, key_problem
 
+M = TypeVar("M", bound=Section)
 Engine = Literal["npu", "array", "pim"]
 Op = Literal["gemm", "attention"]
 
@@ -38,6 +42,9 @@ class ErrorPattern(Section):
         bits: width of a result: 8, 16 (integers), 16 for FP16.
         elements: (row, column) within the tile of each wrong result.
         xor: inverted bits of each; or delta: difference of each (integers only, clamped).
+        weight: possible faults that it stands for, in any unit; patterns are drawn in proportion.
+        number: id in the campaign. role: of the site. outside: bytes of what the run delivered that
+            differ outside of the tile.
     """
 
     fault: str = Field(min_length=1)
@@ -49,6 +56,10 @@ class ErrorPattern(Section):
     xor: list[int] | None = None
     delta: list[int] | None = None
     control: bool = False
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    number: int | None = Field(default=None, ge=0)
+    role: str = ""
+    outside: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -97,51 +108,130 @@ class ErrorPattern(Section):
         return found
 
 
+class Represented(Section):
+    """What patterns stand for.
+
+    Attributes:
+        share: of the faults with an effect (or of their rate), those whose effect a tile holds.
+        source: where the number comes from.
+        low, high: its interval of `level`.
+    """
+
+    share: float = Field(ge=0, le=1)
+    source: str = Field(min_length=1)
+    low: float | None = Field(default=None, ge=0, le=1)
+    high: float | None = Field(default=None, ge=0, le=1)
+    level: float | None = Field(default=None, gt=0, lt=1)
+
+
+class Recording(Section):
+    """The campaign behind a file of patterns.
+
+    Attributes:
+        campaign: its key. name: of description or design. model: of the faults.
+        workload: of the description.
+        faults: injected. effective: ended in SDC, hang or detected-uncorrected.
+        parts: what became of these: share of the possible ones by `Part`, sum 1.
+        counts: the same in injected faults.
+        represented: share of `tile`; None: no fault had an effect.
+    """
+
+    campaign: str
+    name: str
+    machine: str
+    workload: dict[str, Any]
+    model: str
+    faults: int = Field(ge=0)
+    effective: int = Field(ge=0)
+    parts: dict[str, float]
+    counts: dict[str, int]
+    represented: Represented | None
+
+
 def difference(
-    fault: str, engine: Engine, op: Op, tile: Tile, golden: NDArray, faulty: NDArray, bits: int
-) -> ErrorPattern | None:
+    fault: str, engine: Engine, op: Op, tile: Tile, golden: NDArray, faulty: NDArray, bits: int,
+    *, change: Literal["xor", "delta"] = "xor", **more: Any,
+) -> ErrorPattern | None:  # fmt: skip
     """Pattern of a tile from results without and with the fault; None where they are equal.
 
-    golden, faulty: [tile rows, tile columns], integers of `bits` or the bits of FP16.
+    golden, faulty: [tile rows, tile columns], integers of `bits` or the bits of FP16. change: what
+    is kept of each wrong number. more: further attributes.
     """
     mask = (golden.astype(np.int64) ^ faulty.astype(np.int64)) & ((1 << bits) - 1)
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return None
+    numbers = mask if change == "xor" else faulty.astype(np.int64) - golden.astype(np.int64)
     return ErrorPattern(
         fault=fault, engine=engine, op=op, tile=tile, bits=bits,
         elements=list(zip(rows.tolist(), columns.tolist(), strict=True)),
-        xor=mask[rows, columns].tolist(),
+        **{change: numbers[rows, columns].tolist()}, **more,
     )  # fmt: skip
 
 
-def write_patterns(path: Path, patterns: Iterable[ErrorPattern]) -> None:
-    """One line per pattern."""
-    lines = [p.model_dump_json(exclude_defaults=True) + "\n" for p in patterns]
-    path.write_text("".join(lines), encoding="utf-8")
+# --- files ----------------------------------------------------------------------------------------
+_HEADER = "recording"
 
 
-def read_patterns(path: Path) -> list[ErrorPattern]:
-    """Read a file of patterns. ConfigError with file, line and key."""
+def line_of(pattern: ErrorPattern) -> str:
+    """A line of a file, with its end."""
+    return pattern.model_dump_json(exclude_defaults=True) + "\n"
+
+
+def file_text(lines: Iterable[str], recording: Recording | None = None) -> str:
+    """A file of lines of patterns."""
+    head = [] if recording is None else [json.dumps({_HEADER: recording.model_dump()}) + "\n"]
+    return "".join([*head, *lines])
+
+
+def write_patterns(
+    path: Path, patterns: Iterable[ErrorPattern], recording: Recording | None = None
+) -> None:
+    """One line per pattern, behind that of the campaign; the file is there whole or not at all."""
+    atomic_write(path, file_text(map(line_of, patterns), recording))
+
+
+def read_recorded(path: Path) -> tuple[list[ErrorPattern], Recording | None]:
+    """Patterns of a file, and the campaign that recorded them; None: somebody else made them.
+
+    Raises ConfigError with file, line and key.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"patterns {path}: {error}; expected a text file with one JSON object a line"
         ) from error
-    found = [_parse(f"{path}:{i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    recording = None
+    if lines and lines[0].startswith(f'{{"{_HEADER}"'):
+        recording = _parse(f"{path}:1", lines[0], _Header).recording
+        lines[0] = ""
+    found = [
+        _parse(f"{path}:{i}", line, ErrorPattern) for i, line in enumerate(lines, 1) if line.strip()
+    ]
     if not found:
         raise ConfigError(f"patterns {path}: holds none; record some, or give another file")
-    return found
+    return found, recording
 
 
-def _parse(where: str, line: str) -> ErrorPattern:
+def read_patterns(path: Path) -> list[ErrorPattern]:
+    """Patterns of a file. ConfigError with file, line and key."""
+    return read_recorded(path)[0]
+
+
+class _Header(Section):
+    recording: Recording
+
+
+def _parse(where: str, line: str, model: type[M]) -> M:
     try:
-        return ErrorPattern.model_validate_json(line)
+        return model.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, [*problem["loc"], problem.get("ctx", {}).get("key", "")]))
+        what = "an error pattern" if model is ErrorPattern else "the line of a campaign"
+        fields = (Recording if model is _Header else model).model_fields
         raise ConfigError(
-            f"{where}: {key.strip('.') or 'line'}: {problem['msg']}; expected an error pattern "
-            f"with the keys {', '.join(ErrorPattern.model_fields)}"
+            f"{where}: {key.strip('.') or 'line'}: {problem['msg']}; expected {what} with the keys "
+            f"{', '.join(fields)}"
         ) from error

@@ -21,18 +21,24 @@ from bankside.config import PimHardware
 from bankside.errors import ConfigError
 from bankside.fault_injection.llm.forced import Forced
 from bankside.fault_injection.llm.metrics import bits_per_token, effect
-from bankside.fault_injection.llm.patterns import ErrorPattern, read_patterns
+from bankside.fault_injection.llm.patterns import (
+    ErrorPattern,
+    Recording,
+    Represented,
+    read_recorded,
+)
 from bankside.fault_injection.llm.tables import replay_summary
 from bankside.fault_injection.llm.windows import (
     HELD_OUT,
     Window,
+    calibration_windows,
     check_length,
     check_windows,
     text_windows,
 )
 from bankside.isa.machine import Machine
 from bankside.mapping.llm import quantise_np
-from bankside.mapping.llm.loader import SHIPPED, find_model, load_model
+from bankside.mapping.llm.loader import find_model, load_model
 from bankside.mapping.llm.model import Model
 from bankside.mapping.lower_pim import KvLayout, Shape
 from bankside.mapping.npu_gpt import QuantGpt, prepared
@@ -44,19 +50,6 @@ PRODUCTS = ("query_key", "value", "output", "gate", "up", "down")
 """Matrix products of a decoder layer; `head` follows the last one."""
 PHASES = {"npu": ("prefill", "decode"), "array": ("prefill",), "pim": ("decode",)}
 """What each engine computes: the array the prompt's attention, the rank that of new tokens."""
-_CALIBRATION_WINDOW = 256
-
-
-class Represented(Section):
-    """What the patterns stand for; from the campaign that recorded them.
-
-    Attributes:
-        share: of all sites (or of their failure rate), those whose effect a tile holds.
-        source: where the number comes from.
-    """
-
-    share: float = Field(ge=0, le=1)
-    source: str = Field(min_length=1)
 
 
 class LlmReplay(Section):
@@ -64,17 +57,18 @@ class LlmReplay(Section):
 
     Attributes:
         patterns: file of `ErrorPattern`s, one a line.
-        represented: there is no default; only the campaign knows.
+        represented: what they stand for; by default what the campaign wrote into the file. There is
+            no other default.
         machine: `pim` preset whose arithmetic decodes in FP16 (patterns of `pim` and `array`).
         form: of the integer model (patterns of `npu`).
-        placements: times that each pattern is replayed: layer, operation, phase, prompt and place
-            are drawn anew.
+        placements: replays per pattern, shared among them by their weights: layer, operation,
+            phase, prompt and place are drawn anew.
         calibration: text to calibrate the integer model on.
     """
 
     kind: Literal["llm_replay"]
     patterns: str
-    represented: Represented
+    represented: Represented | None = None
     model: str = "gpt_mha"
     machine: str = "dimm_pim_ddr4"
     form: Literal["w8a8", "w4a8"] = "w8a8"
@@ -194,12 +188,15 @@ def run(
     """
     if quick:
         config = config.model_copy(update={"windows": 2, "placements": 2, "new_tokens": 4})
-    patterns = read_patterns(base / config.patterns)
+    patterns, recording = read_recorded(base / config.patterns)
+    represented = _represented(config, recording, base / config.patterns)
     replay = _Replay(config, base)
     runs, unplaced = [], []
-    for done, pattern in enumerate(patterns, 1):
-        if not pattern.control:
-            found = replay.runs(done, pattern)
+    weights = [0.0 if p.control else p.weight for p in patterns]
+    turns = shared_out(weights, config.placements, config.seed)
+    for done, (pattern, count) in enumerate(zip(patterns, turns, strict=True), 1):
+        if count:
+            found = replay.runs(done, pattern, count)
             runs += found
             if not found:
                 unplaced.append(pattern.fault)
@@ -209,10 +206,33 @@ def run(
         "patterns": len(patterns),
         "control_patterns": sum(pattern.control for pattern in patterns),
         "unplaced": unplaced,
-        "represented": config.represented.model_dump(),
+        "represented": represented.model_dump(exclude_none=True),
+        "recording": None if recording is None else recording.model_dump(exclude_none=True),
         "provenance": collect(seed=config.seed) | {"description": config.model_dump(mode="json")},
         "runs": runs,
     }
+
+
+def _represented(config: LlmReplay, recording: Recording | None, path: Path) -> Represented:
+    found = config.represented or (recording and recording.represented)
+    if found is None:
+        raise ConfigError(
+            f"represented: is missing, and no campaign wrote it into {path}; give the share of the "
+            "faults with an effect that the patterns hold, and its source"
+        )
+    return found
+
+
+def shared_out(weights: Sequence[float], each: int, seed: int) -> list[int]:
+    """`each` turns per weight above 0, shared among all in proportion: none differs by one turn or
+    more from its due. Ref: Madow, Annals of Mathematical Statistics 20, 1949 (systematic sampling).
+    """
+    total = sum(weights)
+    number = each * sum(weight > 0 for weight in weights)
+    edges = np.cumsum([number * weight / total if total else 0.0 for weight in weights])
+    start = np.random.default_rng([seed, 0]).random()
+    # Equal weights do not hang on how their sums are rounded.
+    return np.diff(np.floor(edges.round(9) + start), prepend=0.0).astype(int).tolist()
 
 
 class _Replay:
@@ -255,16 +275,15 @@ class _Replay:
         given = self.config.calibration
         if given is None and self.model.vocabulary != 256:
             return [list(text) for text in self.texts]
-        path = SHIPPED / "text_kjv" / "calibration.txt" if given is None else self.base / given
-        size = min(_CALIBRATION_WINDOW, self.model.context)
-        return text_windows(path, max(1, min(4, path.stat().st_size // size)), size)
+        return calibration_windows(self.model, None if given is None else self.base / given)
 
-    def runs(self, number: int, pattern: ErrorPattern) -> list[dict]:
-        """Replays of a pattern; none where no operation has its shape."""
+    def runs(self, number: int, pattern: ErrorPattern, count: int) -> list[dict]:
+        """`count` replays of a pattern; none where no operation has its shape."""
         random = np.random.default_rng([self.config.seed, number])
-        found = []
-        for i in range(self.config.placements):
-            phase = PHASES[pattern.engine][i % len(PHASES[pattern.engine])]
+        phases, found = PHASES[pattern.engine], []
+        first = int(random.integers(len(phases)))  # patterns of one turn are not all in one phase
+        for i in range(first, first + count):
+            phase = phases[i % len(phases)]
             target = self._target(pattern, phase, random)
             if target is None:
                 continue

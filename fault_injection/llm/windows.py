@@ -16,6 +16,8 @@ from bankside.mapping.llm.transformer import NumpyAttention, generate
 from bankside.mapping.lower_pim import KvLayout
 
 HELD_OUT = SHIPPED / "text_kjv" / "held_out.txt"
+CALIBRATION = SHIPPED / "text_kjv" / "calibration.txt"
+_CALIBRATION_WINDOWS, _CALIBRATION_TOKENS = 4, 256
 
 
 def text_windows(path: Path, count: int, length: int) -> list[list[int]]:
@@ -33,6 +35,22 @@ def text_windows(path: Path, count: int, length: int) -> list[list[int]]:
             f"{count * length}; use fewer windows, fewer tokens or a longer text"
         )
     return [list(text[i * stride : i * stride + length]) for i in range(count)]
+
+
+def calibration_windows(model: Model, path: Path | None = None) -> list[list[int]]:
+    """Runs of bytes that an integer model is calibrated on; by default of the shipped text.
+
+    Raises ConfigError where no file is given and the model's tokens are no bytes.
+    """
+    if path is None and model.vocabulary != 256:
+        raise ConfigError(
+            f"the model has {model.vocabulary} tokens, so that the shipped text, whose tokens are "
+            "bytes, cannot calibrate it; use a model of bytes"
+        )
+    path = CALIBRATION if path is None else path
+    size = min(_CALIBRATION_TOKENS, model.context)
+    count = path.stat().st_size // size if path.is_file() else 1
+    return text_windows(path, max(1, min(_CALIBRATION_WINDOWS, count)), size)
 
 
 def check_length(model: Model, length: int) -> None:

@@ -17,7 +17,7 @@ from bankside.fault_injection.llm.patterns import (
     read_patterns,
     write_patterns,
 )
-from bankside.fault_injection.llm.replay import HalfRuns, IntegerRuns, LlmReplay, Target, load
+from bankside.fault_injection.llm.replay import HalfRuns, IntegerRuns, LlmReplay, Target
 from bankside.fault_injection.llm.windows import Window
 from bankside.mapping.llm import quantise_np
 from bankside.mapping.llm.loader import SHIPPED, find_model, load_model
@@ -225,7 +225,6 @@ def test_a_pattern_of_an_operation_the_engine_does_not_do(tmp_path: Path) -> Non
 
 
 def test_the_share_that_is_represented_has_no_default(tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text("kind: llm_replay\npatterns: p.jsonl\n")
-    with pytest.raises(ConfigError, match="represented: is missing; expected a section with"):
-        load(path)
+    config = description(tmp_path, [pattern()], represented=None)
+    with pytest.raises(ConfigError, match="represented: is missing, and no campaign wrote it into"):
+        replay.run(config, base=tmp_path)
