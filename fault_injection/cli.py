@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,9 @@ def _campaigns(
 
 def _language_model(kind: str, file: Path, quick: bool, as_json: bool, out: Path | None) -> None:
     """Experiments of `fault_injection.llm`; every one is done from the beginning."""
+    # Products of small matrices: threads that wait for each other cost several times what they
+    # bring where cores are shared. Read when numpy is imported, which nothing has done yet.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bankside.fault_injection.llm import kv_cache, replay, report
 
     experiment: Any = kv_cache if kind == "llm_kv_cache" else replay

@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bankside.isa.program import Program
 from bankside.sim.rtl.referee import Delivered
 
-__all__ = ["Change", "Operation", "places_of"]
+__all__ = ["Change", "Operation", "places_of", "spans_of"]
 
 I64 = NDArray[np.int64]
 
@@ -24,7 +25,7 @@ class Change(NamedTuple):
 
     golden, faulty: [rows, columns] signed integers; bytes that are equal in both count as 0, so
         that only difference and exclusive or of the two mean something.
-    outside: bytes that differ elsewhere in what was delivered.
+    outside: bytes that differ elsewhere in what was delivered, without padding of the result.
     whole: as many bytes as without the fault were delivered.
     """
 
@@ -42,12 +43,15 @@ class Operation:
         bits: width of a number, 8 or 16.
         places: [rows, columns], byte of main memory, or of all bursts to the host one after the
             other, at which a number begins; low byte first.
+        spans: (first byte, bytes) of what is delivered for it; what is no number is padding, which
+            nobody reads.
     """
 
     engine: Literal["npu", "array", "pim"]
     op: Literal["gemm", "attention"]
     bits: Literal[8, 16]
     places: I64
+    spans: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def _sorted(self) -> tuple[I64, I64]:
@@ -68,8 +72,17 @@ class Operation:
             flat[numbers[at[inside]]] = data[inside]
             signed = flat.view("<i1" if self.bits == 8 else "<i2")
             found.append(signed.astype(np.int64).reshape(self.places.shape))
+        padding = np.zeros(len(inside), bool)
+        for first, size in self.spans:
+            padding |= (delivered.address >= first) & (delivered.address < first + size)
         whole = delivered.golden_size == delivered.faulty_size
-        return Change(*found, int((~inside).sum()), whole)
+        return Change(*found, int((~inside & ~padding).sum()), whole)
+
+
+def spans_of(program: Program) -> tuple[tuple[int, int], ...]:
+    """`Operation.spans` of a program all of whose outputs are the result."""
+    size = 2 * program.host_in.shape[1]
+    return tuple((first * size, count * size) for first, count in program.outputs.values())
 
 
 def places_of(collect: Callable[[NDArray[np.uint16]], NDArray], shape: tuple[int, ...]) -> I64:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from bankside.fault_injection.classes import CLASSES, OutcomeClass
 from bankside.fault_injection.execution import RefereeExecutor, actions_of, code_hash
 from bankside.fault_injection.fault import Fault
 from bankside.fault_injection.llm.patterns import (
+    PARTS,
     ErrorPattern,
     Recording,
     Represented,
@@ -36,11 +36,11 @@ from bankside.fault_injection.llm.patterns import (
     difference,
     line_of,
 )
-from bankside.fault_injection.operation import Operation
+from bankside.fault_injection.operation import Change, Operation
 from bankside.fault_injection.store import CampaignStore
 from bankside.fault_injection.strata import share_among
 
-__all__ = ["EFFECTIVE", "Part", "Recorded", "record"]
+__all__ = ["EFFECTIVE", "Recorded", "record"]
 
 _BATCH = 25
 _SOURCES = (
@@ -49,20 +49,6 @@ _SOURCES = (
 )  # fmt: skip
 #: Classes of the faults that somebody notices.
 EFFECTIVE = (OutcomeClass.SDC, OutcomeClass.HANG, OutcomeClass.DETECTED)
-
-
-class Part(StrEnum):
-    """Where the effect of a fault is."""
-
-    TILE = "tile"
-    """In the result alone: a pattern holds all of it."""
-    OUTSIDE = "outside"
-    """Also, or only, elsewhere in what the run delivers."""
-    CONTROL = "control"
-    """The site steers (role control or configuration), whatever it has changed this time."""
-    HANG = "hang"
-    STOPPED = "stopped"
-    """An alarm, or an error of the machine itself."""
 
 
 class Recorded(NamedTuple):
@@ -93,10 +79,12 @@ def record(found: Found, store: CampaignStore, on_done: OnDone = lambda _: None)
             store.put_text(kind, number, text)
             kept[number] = text
         on_done(len(ids))
-    lines = dict(zip(job.repeated, "".join(kept[n] for n in sorted(kept)).splitlines(True),
-                     strict=True))  # fmt: skip
+    rows = "".join(kept[n] for n in sorted(kept)).splitlines(keepends=True)
+    again = {i: row.partition("\t") for i, row in zip(job.repeated, rows, strict=True)}
+    lines = {i: line for i, (part, _, line) in again.items() if part != "unread"}
     lines |= {i: line_of(job.steered(i)) for i in job.of_control}
-    return Recorded([lines[i] for i in sorted(lines)], job.recording(lines), [])
+    parts = {i: part for i, (part, _, _) in again.items()}
+    return Recorded([lines[i] for i in sorted(lines)], job.recording(parts), [])
 
 
 class _Job:
@@ -138,7 +126,7 @@ class _Job:
 
     # --- patterns ---------------------------------------------------------------------------------
     def run(self, referee: Any, ids: Sequence[int]) -> tuple[str, list[Mismatch]]:
-        """Lines of the patterns of some faults, and those that do not end as in the campaign."""
+        """Part and pattern of some faults, line by line; those that end otherwise than before."""
         assert isinstance(referee, RefereeExecutor)
         faults = [self.found.faults[i] for i in ids]
         rows, delivered = referee.delivered([actions_of(f, referee.sites) for f in faults])
@@ -150,16 +138,19 @@ class _Job:
         if wrong:
             return "", wrong
         changes = map(self.operation.change, delivered)
-        return "".join(line_of(self._pattern(i, c)) for i, c in zip(ids, changes, strict=True)), []
+        return "".join(self._row(i, change) for i, change in zip(ids, changes, strict=True)), []
 
-    def _pattern(self, number: int, change: Any) -> ErrorPattern:
-        """Of a fault in data."""
-        all_of = not change.outside and change.whole
+    def _row(self, number: int, change: Change) -> str:
+        """Of a fault in data: its part, a tabulator, its pattern."""
+        held = not change.outside and change.whole
         made = difference(
             **self._head(number), golden=change.golden, faulty=change.faulty,
-            change=self.change, control=not all_of, outside=change.outside,
+            change=self.change, control=not held, outside=change.outside,
         )  # fmt: skip
-        return made or ErrorPattern(**self._head(number), control=True, outside=change.outside)
+        if made is None and held:
+            return "unread\t\n"
+        made = made or ErrorPattern(**self._head(number), control=True, outside=change.outside)
+        return f"{'tile' if held else 'outside'}\t{line_of(made)}"
 
     def steered(self, number: int) -> ErrorPattern:
         """Of a fault that is not in data."""
@@ -174,48 +165,39 @@ class _Job:
         }  # fmt: skip
 
     # --- what they stand for ----------------------------------------------------------------------
-    def recording(self, lines: Mapping[int, str]) -> Recording:
-        """lines: by id, of all SDC faults."""
+    def recording(self, repeated: Mapping[int, str]) -> Recording:
+        """repeated: part of every fault that was run again."""
         found, what = self.found, self.found.prepared.campaign.description
-        parts = self._parts(lines)
+        parts = self._parts() | repeated
         ids = np.array(list(parts), np.int64)
         weights, total = found.weights, float(found.weights[ids].sum())
-        shares = {
-            str(p): float(weights[[i for i in parts if parts[i] is p]].sum()) / total
-            if total
-            else 0
-            for p in Part
-        }
-        counts = {str(p): sum(part is p for part in parts.values()) for p in Part}
+        names = np.array(list(parts.values()), "U16")
+        shares = {p: float(weights[ids[names == p]].sum()) / (total or 1) for p in PARTS}
         return Recording(
             campaign=found.prepared.campaign.key, name=found.prepared.campaign.name,
             machine=what.machine or "", workload=what.workload or {}, model=self.model,
-            faults=int(self._mine.sum()), effective=len(parts), parts=shares, counts=counts,
+            faults=int(self._mine.sum()), effective=len(parts),
+            effective_share=min(1.0, total / float(weights[self._mine].sum())), parts=shares,
+            counts={p: int((names == p).sum()) for p in PARTS},
             represented=self._represented(parts) if parts else None,
         )  # fmt: skip
 
-    def _parts(self, lines: Mapping[int, str]) -> dict[int, Part]:
-        """Part of every fault with an effect."""
-        parts: dict[int, Part] = {}
-        for outcome, part in (
-            (OutcomeClass.HANG, Part.HANG), (OutcomeClass.DETECTED, Part.STOPPED),
-        ):  # fmt: skip
+    def _parts(self) -> dict[int, str]:
+        """Part of the faults with an effect that are not run again."""
+        parts = dict.fromkeys(self.of_control, "control")
+        for outcome, part in ((OutcomeClass.HANG, "hang"), (OutcomeClass.DETECTED, "stopped")):
             mine = self._mine & (self.found.classes == CLASSES.index(outcome))
             parts |= dict.fromkeys(np.flatnonzero(mine).tolist(), part)
-        parts |= dict.fromkeys(self.of_control, Part.CONTROL)
-        for number in self.repeated if lines else ():
-            control = ErrorPattern.model_validate_json(lines[number]).control
-            parts[number] = Part.OUTSIDE if control else Part.TILE
         return parts
 
-    def _represented(self, parts: Mapping[int, Part]) -> Represented:
+    def _represented(self, parts: Mapping[int, str]) -> Represented:
         found = self.found
         campaign, level = (
             found.prepared.campaign,
             found.prepared.campaign.description.sampling.level,
         )
         ids = np.array(list(parts), np.int64)
-        hits: NDArray[np.bool_] = np.array([part is Part.TILE for part in parts.values()])
+        hits: NDArray[np.bool_] = np.array([part == "tile" for part in parts.values()])
         bound = share_among(hits, found.weights[ids], self._sure[ids], level)
         source = (
             f"campaign {campaign.name} ({campaign.key[:12]}): {int(hits.sum())} of {len(parts)} "

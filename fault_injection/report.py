@@ -10,6 +10,7 @@ from typing import Any
 
 from bankside.cache import atomic_write
 from bankside.fault_injection import fmeda
+from bankside.fault_injection.llm.patterns import PARTS
 from bankside.fault_injection.safety import Assessment
 from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.plots import svg
@@ -52,6 +53,7 @@ def render(result: Mapping[str, Any], assessment: Assessment | None) -> str:
         + _cards(result)
         + (_safety(result, assessment) if assessment is not None else "")
         + (_plan(result["plan"]) if "plan" in result else "")
+        + (_patterns(result["patterns"]) if "patterns" in result else "")
         + _hierarchies(result)
         + section("Outcomes by block", _classes(result), _blocks(result))
         + section("When and where in a word", *_profiles(result))
@@ -129,6 +131,21 @@ def _plan(plan: Mapping[str, Any]) -> str:
     verdicts = table(("metric", "verdict", ""), [(v["metric"], v["verdict"], v["text"])
                      for v in measured["verdicts"]], numeric_from=3)  # fmt: skip
     return section("Protection", paragraph(e(told)), verdicts, listed)
+
+
+def _patterns(made: Mapping[str, Any]) -> str:
+    """What is recorded for a language model, and what it holds."""
+    share = made["represented"]
+    held = "no fault had an effect" if share is None else (
+        f"replays of them stand for {share['share']:.1%} ({share['low']:.1%} to "
+        f"{share['high']:.1%}) of the {made['model']} faults with an effect")  # fmt: skip
+    rows = [(name, f"{made['counts'][name]:,}", f"{made['parts'][name]:.1%}", meaning)
+            for name, meaning in PARTS.items()]  # fmt: skip
+    return section(
+        "Patterns for a language model",
+        paragraph(e(f"{made['patterns']:,} patterns in {made['file']}; {held}.")),
+        table(("where the effect is", "faults", "share of the possible ones", ""), rows, 1),
+    )
 
 
 # --- outcomes -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bankside.errors import ConfigError
 from bankside.fault_injection import workloads_gpt as gpt
-from bankside.fault_injection.operation import Operation, places_of
+from bankside.fault_injection.operation import Operation, places_of, spans_of
 from bankside.isa.machines import verify_program
 from bankside.isa.program import Program
 from bankside.registry import Registry
@@ -175,7 +175,8 @@ def _attention_result(machine: Any, what: Attention, folder: Path, program: Prog
                            causal=what.causal)  # fmt: skip
     kernels = ArrayKernels(machine, shape, what.binding)
     places = places_of(lambda memory: kernels.collect([memory]), program.host_in.shape)
-    return Operation("array", "attention", 16, places.reshape(what.queries, -1))
+    shaped = places.reshape(what.queries, -1)
+    return Operation("array", "attention", 16, shaped, spans_of(program))
 
 
 class Product(Section):
@@ -234,7 +235,7 @@ def _decode_result(machine: Any, what: Decode, folder: Path, program: Program) -
 
     bursts = max(first + count for first, count in parts)
     places = places_of(collect, (bursts, machine.burst_elements))
-    return Operation("pim", "attention", 16, places.reshape(1, -1))
+    return Operation("pim", "attention", 16, places.reshape(1, -1), spans_of(program))
 
 
 # --- npu ------------------------------------------------------------------------------------------

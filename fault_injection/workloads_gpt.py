@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from bankside.errors import ConfigError
-from bankside.fault_injection.operation import Operation
+from bankside.fault_injection.operation import Operation, spans_of
 from bankside.isa.program import Program
 from bankside.mapping.llm.model import Model
 from bankside.mapping.npu_gpt import QuantGpt
@@ -144,4 +144,4 @@ def _result(
 
     index = np.arange(rows * columns).reshape(rows, columns)
     places = GptPieces.result_address(program) + index * (bits // 8)
-    return Operation("npu", op, bits, places)
+    return Operation("npu", op, bits, places, spans_of(program))

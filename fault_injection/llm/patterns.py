@@ -7,7 +7,7 @@ Ref: docs/llm_faults.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -108,6 +108,17 @@ class ErrorPattern(Section):
         return found
 
 
+#: Where the effect of a fault is; a pattern holds all of that of the first part.
+PARTS = {
+    "tile": "in the result of the operation alone: a replay stands for it",
+    "outside": "also, or only, elsewhere in what the run delivers",
+    "unread": "in padding of the result, which nobody reads, alone",
+    "control": "the site steers (role control or configuration), whatever it changed this time",
+    "hang": "the run does not end",
+    "stopped": "an alarm, or an error of the machine itself",
+}
+
+
 class Represented(Section):
     """What patterns stand for.
 
@@ -130,8 +141,9 @@ class Recording(Section):
     Attributes:
         campaign: its key. name: of description or design. model: of the faults.
         workload: of the description.
-        faults: injected. effective: ended in SDC, hang or detected-uncorrected.
-        parts: what became of these: share of the possible ones by `Part`, sum 1.
+        faults: injected. effective: ended in SDC, hang or detected-uncorrected; effective_share:
+            of all possible faults.
+        parts: where the effect of these is: share of the possible ones by `PARTS`, sum 1.
         counts: the same in injected faults.
         represented: share of `tile`; None: no fault had an effect.
     """
@@ -143,9 +155,19 @@ class Recording(Section):
     model: str
     faults: int = Field(ge=0)
     effective: int = Field(ge=0)
+    effective_share: float = Field(ge=0, le=1)
     parts: dict[str, float]
     counts: dict[str, int]
     represented: Represented | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("parts", "counts"):
+            if set(getattr(self, key)) != set(PARTS):
+                raise key_problem(key, f"expected the keys {', '.join(PARTS)}")
+        if sum(self.counts.values()) != self.effective:
+            raise key_problem("counts", f"do not sum to the {self.effective} effective faults")
+        return self
 
 
 def difference(
@@ -211,7 +233,22 @@ def read_recorded(path: Path) -> tuple[list[ErrorPattern], Recording | None]:
     ]
     if not found:
         raise ConfigError(f"patterns {path}: holds none; record some, or give another file")
+    if recording is not None:
+        _check_whole(path, found, recording)
     return found, recording
+
+
+def _check_whole(path: Path, found: Sequence[ErrorPattern], recording: Recording) -> None:
+    """Nobody has taken out or added patterns: the share would be that of others."""
+    counts = recording.counts
+    for control, parts in ((False, ("tile",)), (True, ("outside", "control"))):
+        number, wanted = sum(p.control is control for p in found), sum(counts[p] for p in parts)
+        if number != wanted:
+            raise ConfigError(
+                f"patterns {path}: {number} patterns with control {control}, but its campaign "
+                f"recorded {wanted}; record it again, or take out line 1 and give `represented` "
+                f"yourself"
+            )
 
 
 def read_patterns(path: Path) -> list[ErrorPattern]:

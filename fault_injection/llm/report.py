@@ -76,16 +76,42 @@ def text(result: Mapping) -> str:
     if result["kind"] == "llm_replay":
         rows = [[name, *effect_cells(group, result["level"])] for name, group in
                 result["engines"].items()]  # fmt: skip
-        share = result["represented"]
         lines = _aligned([["engine", *HEADER], *rows])
-        lines.append(
-            f"replayed patterns stand for {100 * share['share']:.4g} % of the sites "
-            f"({share['source']}); {result['control_patterns']} control patterns are not replayed"
-        )
-        return "\n".join(lines)
+        for engine, tables in result["engines"].items():
+            for name in REPLAY_DIMENSIONS:
+                found = [[_shown(g[name]), *effect_cells(g, result["level"])] for g in tables[name]]
+                lines += ["", *_aligned([[f"{engine}: {_WHAT[name].lower()}", *HEADER], *found])]
+        return "\n".join([*lines, "", *_stands_for(result)])
     rows = [[row[i] for i in (0, 1, 5, 3, 4, 7, 10)] for row in scheme_rows(result)]
     header = ["fault", "scheme", "n", "detected", "silent", "text changed", "KL, bits/token"]
     return "\n".join(_aligned([header, *rows]))
+
+
+def _shown(value: object) -> str:
+    """A value of a dimension."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _stands_for(result: Mapping) -> list[str]:
+    """What a replay says something about, in sentences."""
+    share, recording = result["represented"], result["recording"]
+    ends = f" ({_ends((share['low'], share['high']), 100)} %)" if "low" in share else ""
+    held = f"{100 * share['share']:.4g} %{ends} of the faults with an effect ({share['source']})"
+    apart = f"{result['control_patterns']} of {result['patterns']} patterns"
+    lines = [
+        f"Replayed patterns stand for {held}.",
+        f"{apart} are of control, or hold only a part of the effect, and are not replayed.",
+    ]
+    if recording is not None:
+        rest = "; ".join(f"{name} {100 * value:.3g} %" for name, value in
+                         recording["parts"].items())  # fmt: skip
+        some = f"{100 * recording['effective_share']:.3g} % of the possible"
+        lines.append(
+            f"{some} {recording['model']} faults of {recording['machine']} have an effect: {rest}."
+        )
+    if result["unplaced"]:
+        lines.append(f"{len(result['unplaced'])} patterns fit nowhere in this model.")
+    return lines
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
@@ -207,17 +233,13 @@ def page(result: Mapping) -> str:
 
 
 def _replay_page(result: Mapping) -> str:
-    level, share = result["level"], result["represented"]
-    lead = (
-        f"Replayed patterns stand for {100 * share['share']:.4g} % of the sites "
-        f"({html.e(share['source'])}). {result['control_patterns']} of {result['patterns']} "
-        "patterns come from faults in control and are not replayed."
-    )
+    level = result["level"]
+    lead = html.e(" ".join(_stands_for(result)))
     parts = []
     for engine, tables in result["engines"].items():
         inner = [html.paragraph(lead)]
         for name in REPLAY_DIMENSIONS:
-            rows = [[str(g[name]), *effect_cells(g, level)] for g in tables[name]]
+            rows = [[_shown(g[name]), *effect_cells(g, level)] for g in tables[name]]
             inner.append(html.table([_WHAT[name], *HEADER], rows))
         parts.append(html.section(f"Patterns of {engine}", *inner))
     return html.page("Replayed error patterns", "".join(parts))
