@@ -9,6 +9,7 @@ from typing import Any
 from bankside.cache import atomic_write
 from bankside.cli_support import progress
 from bankside.fault_injection.campaign import Found, Mismatch, inject, prepare, store_path
+from bankside.fault_injection.classes import CLASSES, OutcomeClass
 from bankside.fault_injection.description import Campaign
 from bankside.fault_injection.llm.patterns import file_text
 from bankside.fault_injection.metrics import check_rates
@@ -88,9 +89,10 @@ def _recorded(found: Found, store: Path | None) -> tuple[dict[str, Any], list[Mi
     campaign = found.prepared.campaign
     what = campaign.description.patterns
     assert what is not None
+    most = int((found.classes == CLASSES.index(OutcomeClass.SDC)).sum())
     with (
         _store(campaign, store) as kept,
-        progress(f"recording patterns of {campaign.name}", len(found.faults)) as step,
+        progress(f"recording patterns of {campaign.name}", most) as step,
     ):
         made = record(found, kept, step)
     if not made.mismatches:

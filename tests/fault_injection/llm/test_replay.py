@@ -1,5 +1,6 @@
 """Error patterns: their files, and that a replay is what the fault did."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,12 @@ from bankside.fault_injection.llm import replay, report
 from bankside.fault_injection.llm.forced import Corruption, Forced
 from bankside.fault_injection.llm.patterns import (
     ErrorPattern,
+    Recording,
+    Represented,
     Tile,
     difference,
     read_patterns,
+    read_recorded,
     write_patterns,
 )
 from bankside.fault_injection.llm.replay import HalfRuns, IntegerRuns, LlmReplay, Target
@@ -136,6 +140,19 @@ def test_equal_tiles_make_no_pattern() -> None:
     assert difference("x", "npu", "gemm", tile, same, same, 8) is None
 
 
+def test_a_difference_keeps_what_is_asked_for() -> None:
+    tile = Tile(row=0, column=0, rows=1, columns=3)
+    golden, faulty = np.array([[-100, 5, 0]]), np.array([[27, 4, 0]])
+    bits = difference("x", "npu", "gemm", tile, golden, faulty, 8, number=4, role="data")
+    steps = difference("x", "npu", "gemm", tile, golden, faulty, 8, change="delta", weight=2.0)
+    assert bits is not None and steps is not None
+    assert (bits.xor, bits.delta, bits.number, bits.role) == ([0x9C ^ 0x1B, 1], None, 4, "data")
+    assert (steps.xor, steps.delta, steps.weight) == (None, [127, -1], 2.0)
+    for made in (bits, steps):
+        assert made.elements == [(0, 0), (0, 1)]
+        assert np.array_equal(made.apply(golden, 0, 0), faulty)
+
+
 def test_files_round_trip(tmp_path: Path) -> None:
     patterns = [
         pattern(),
@@ -214,8 +231,78 @@ def test_a_replay_from_file_to_page(tmp_path: Path) -> None:
     assert found["engines"]["npu"]["replays"] == 4
     assert any(e["kl_bits"] for e in found["runs"])
     page = report.page(found)
-    assert "62 % of the sites (campaign 7)" in page and "1 of 5 patterns" in page
-    assert "62 % of the sites" in report.text(found)
+    assert "62 % of the faults with an effect (campaign 7)" in page and "1 of 5 patterns" in page
+    text = report.text(found)
+    assert "62 % of the faults with an effect" in text and "1 patterns fit nowhere" in text
+    for title in ("npu: phase", "npu: layer", "npu: operation", "npu: width, highest wrong bit"):
+        assert title in text
+
+
+def recording(**changes) -> Recording:
+    counts = {"tile": 2, "outside": 0, "unread": 0, "control": 1, "hang": 1, "stopped": 0}
+    base = {"campaign": "0123456789abcdef", "name": "some", "machine": "npu_llm_32",
+            "workload": {"gpt_product": {}}, "model": "seu", "faults": 40, "effective": 4,
+            "effective_share": 0.1, "parts": {k: v / 4 for k, v in counts.items()},
+            "counts": counts,
+            "represented": {"share": 0.5, "low": 0.2, "high": 0.8, "level": 0.95, "source": "it"},
+            }  # fmt: skip
+    return Recording.model_validate(base | changes)
+
+
+PAIR = [pattern(fault="often", weight=9.0), pattern(fault="rare", weight=1.0, number=3),
+        pattern(fault="steered", control=True, xor=None, elements=[])]  # fmt: skip
+
+
+def test_what_the_campaign_says_comes_with_the_patterns(tmp_path: Path) -> None:
+    config = description(tmp_path, [], represented=None, placements=5)
+    write_patterns(tmp_path / "p.jsonl", PAIR, recording())
+    assert read_recorded(tmp_path / "p.jsonl") == (PAIR, recording())
+    found = replay.run(config, base=tmp_path)
+    assert found["represented"]["share"] == 0.5 and found["recording"]["effective"] == 4
+    assert [e["fault"] for e in found["runs"]] == ["often"] * 9 + ["rare"]
+    text = report.text(found)
+    assert "50 % (20 to 80 %) of the faults with an effect (it)" in text
+    assert "10 % of the possible seu faults of npu_llm_32 have an effect: tile 50 %" in text
+    typed = config.model_copy(update={"represented": Represented(share=0.25, source="mine")})
+    assert replay.run(typed, base=tmp_path)["represented"] == {"share": 0.25, "source": "mine"}
+
+
+@pytest.mark.parametrize("left", [[0, 2], [0, 1], [0, 1, 2, 2]])
+def test_a_file_with_other_patterns_than_recorded_is_refused(tmp_path: Path, left) -> None:
+    write_patterns(tmp_path / "p.jsonl", [PAIR[i] for i in left], recording())
+    with pytest.raises(ConfigError, match="but its campaign recorded [12]; record it again"):
+        read_recorded(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"effective": 5}, "counts: do not sum to the 5 effective faults"),
+        ({"parts": {"tile": 1.0}}, "parts: expected the keys tile, outside, unread"),
+        ({"represented": {"share": 1.5, "source": "x"}}, "recording.represented.share"),
+        ({"faults": "many"}, "recording.faults: Input should be a valid integer"),
+        ({"more": 1}, "recording.more: Extra inputs.*with the keys campaign, name"),
+    ],
+)
+def test_a_spoilt_line_of_the_campaign_is_named(tmp_path: Path, changes, message: str) -> None:
+    path, good = tmp_path / "p.jsonl", recording().model_dump()
+    lines = [json.dumps({"recording": good | changes}), PAIR[0].model_dump_json()]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=message) as error:
+        read_recorded(path)
+    assert f"{path}:1:" in str(error.value)
+
+
+def test_turns_are_shared_by_weight() -> None:
+    assert replay.shared_out([1, 1, 0, 1], 7, seed=3) == [7, 7, 0, 7]
+    assert replay.shared_out([0.1] * 10, 3, seed=1) == [3] * 10
+    assert replay.shared_out([0.0, 0.0], 3, seed=1) == [0, 0]
+    weights = np.random.default_rng(0).exponential(size=50)
+    due = 50 * 2 * weights / weights.sum()
+    turns = np.array([replay.shared_out(list(weights), 2, seed) for seed in range(400)])
+    assert (turns.sum(axis=1) == 100).all() and (abs(turns - due) < 1).all()
+    # On average everybody gets the due: four standard errors of a sum of 0 or 1.
+    assert (abs(turns.mean(axis=0) - due) < 4 * 0.5 / 20).all()
 
 
 def test_a_pattern_of_an_operation_the_engine_does_not_do(tmp_path: Path) -> None:
