@@ -26,7 +26,7 @@ _ROWS = 40
               help="Repeat one fault of the campaign on the referee.")  # fmt: skip
 @click.option("--fault", metavar="JSON", help="Run this one fault instead, on lanes and referee.")
 @click.option("--design", metavar="NAME", help="Only this one of several designs.")
-@click.option("--quick", is_flag=True, help="Language models: two prompts, few faults.")
+@click.option("--quick", is_flag=True, help="Language models: few prompts, few faults.")
 @click.option(
     "--waves",
     is_flag=True,

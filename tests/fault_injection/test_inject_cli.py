@@ -93,9 +93,24 @@ def test_replay(run_cli, described, tmp_path: Path) -> None:
     assert liar.returncode == 1 and "LANES DO NOT AGREE: output" in liar.stdout
 
 
+def test_a_language_model_in_a_hurry(run_cli, tmp_path: Path) -> None:
+    """Four prompts, and fewer faults than the file says."""
+    path, out = tmp_path / "x.yaml", tmp_path / "out"
+    path.write_text(
+        "kind: llm_kv_cache\nwindows: 6\nprompt_tokens: 12\nnew_tokens: 4\n"
+        "schemes: [{name: banks, attention: banks}]\n"
+        "faults: {cell: 3, burst: 0, row: 0, column: 0, pin: 0, chip: 0}\n"
+    )
+    done = run_cli("inject", path, "--quick", "--json", "--out", out)
+    assert done.returncode == 0, done.stderr
+    quick = json.loads(done.stdout)
+    assert quick["windows"] == 4 and quick["faults"] < 96 and (out / "runs.csv").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--quick"], "--quick is for language models; a campaign has sampling.faults"),
         (["--replay", "5"], "no such store; run the campaign before"),
         (["--waves"], "belongs to --replay, --fault, or a report in --out DIR"),
         (["--fault", '{"site": "core.datapath.hold", "model": "seu"}'],

@@ -108,3 +108,19 @@ def test_unknown_fault_names_the_range(tmp_path: Path) -> None:
     with CampaignStore(tmp_path / "s.sqlite", "k", {}) as store:
         with pytest.raises(ConfigError, match="no fault 5 .* expected 0 to 4"):
             store.fault(5)
+
+
+def test_texts_are_kept_and_watched(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with CampaignStore(path, "k", {}) as store:
+        store.put_text("some", 25, "b\n")
+        store.put_text("some", 0, "a\n")
+        store.put_text("other", 0, "c\n")
+        store.put_text("some", 0, "not the first\n")
+        assert store.texts("some") == {0: "a\n", 25: "b\n"} and store.texts("none") == {}
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE texts SET text = 'x' WHERE kind = 'some' AND number = 25")
+    with CampaignStore(path, "k", {}) as store:
+        assert store.texts("other") == {0: "c\n"}
+        with pytest.raises(BanksideError, match="damaged: text 25 of 'some' is not what was wri"):
+            store.texts("some")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bankside.errors import ConfigError
-from bankside.fault_injection.statistics import lower_bound, upper_bound
-from bankside.fault_injection.strata import Strata, allocate, weighted_share
+from bankside.fault_injection.statistics import lower_bound, upper_bound, wilson, wilson_share
+from bankside.fault_injection.strata import Strata, allocate, share_among, weighted_share
 
 
 def test_estimate_and_variance_by_hand() -> None:
@@ -203,3 +203,58 @@ def test_even_weights_lose_nothing() -> None:
 def test_weights_that_cannot_be(weights: list[float]) -> None:
     with pytest.raises(ConfigError, match="expected (a positive number|one weight)"):
         weighted_share([1, 0], weights)
+
+
+# --- shares among faults with an effect -------------------------------------------------------
+
+
+def test_one_stratum_is_an_even_sample() -> None:
+    """9 of 12, whatever each stands for: Wilson's interval."""
+    found = share_among([1] * 9 + [0] * 3, [7.5] * 12, False)
+    low, high = map(float, wilson(9, 12))
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.75, low, high))
+    assert wilson_share(9 / 12, 12) == pytest.approx((low, high))
+
+
+def test_two_strata_by_hand() -> None:
+    """Weights 3, 3, 1, 1: share 6/8; variance (2 x (3/4)^2 + 2 x (3/4)^2) / 64 = 2.25 / 64."""
+    found = share_among([1, 1, 0, 0], [3, 3, 1, 1], False)
+    variance = (9 / 16 + 9 / 16 + 9 / 16 + 9 / 16) / 64
+    assert found.estimate == 0.75
+    assert (found.low, found.high) == pytest.approx(wilson_share(0.75, 0.1875 / variance))
+
+
+def test_what_is_known_completely_adds_no_doubt() -> None:
+    known = share_among([1, 0, 1], [1, 1, 1], True)
+    assert known.low == known.estimate == known.high == pytest.approx(2 / 3)
+    some = share_among([1, 0, 1, 0, 1], [50, 50, 1, 1, 1], [1, 1, 0, 0, 0])
+    none = share_among([1, 0, 1, 0, 1], [50, 50, 1, 1, 1], False)
+    assert none.low < some.low < some.estimate < some.high < none.high
+
+
+def test_all_or_none_carry_the_exact_bound() -> None:
+    """Weights 2, 1, 1: worth 16 / 6 even ones, so two."""
+    assert share_among([1, 1, 1], [2, 1, 1], False).low == pytest.approx(lower_bound(2, 2))
+    assert share_among([0, 0, 0], [2, 1, 1], False).high == pytest.approx(upper_bound(0, 2))
+    assert share_among([1, 1, 1], [2, 1, 1], False).high == 1
+
+
+def test_the_interval_holds_the_truth() -> None:
+    """Three strata with other weights, shares and rates of effects; 2,000 samples."""
+    rng = np.random.default_rng(5)
+    sizes, effect, held = (np.array(v) for v in ([1e6, 2e5, 4e4], [0.1, 0.5, 0.9], [0.8, 0.3, 0.6]))
+    drawn = np.array([400, 150, 60])
+    truth = (sizes * effect * held).sum() / (sizes * effect).sum()
+    inside = 0
+    for _ in range(2000):
+        some = rng.binomial(drawn, effect)
+        hits = np.concatenate([rng.random(n) < p for n, p in zip(some, held, strict=True)])
+        found = share_among(hits, np.repeat(sizes / drawn, some), False)
+        inside += found.low <= truth <= found.high
+    assert 0.93 < inside / 2000 < 0.985  # 0.95 and what is on the safe side
+
+
+@pytest.mark.parametrize(("hits", "weights"), [([], []), ([1, 0], [1.0, 0.0])])
+def test_shares_among_nothing_are_refused(hits: list[int], weights: list[float]) -> None:
+    with pytest.raises(ConfigError, match="expected at least one, and weights above 0"):
+        share_among(hits, weights, False)
