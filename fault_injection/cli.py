@@ -164,16 +164,15 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def _pattern_lines(made: Mapping[str, Any]) -> list[str]:
+    from bankside.fault_injection.llm.report import held_text, part_text
+
     share = made["represented"]
     if share is None:
         return [f"{made['file']}: no pattern: none of {made['faults']:,} faults had an effect"]
-    ends = f"{share['level']:.0%}: {share['low']:.1%} to {share['high']:.1%}"
-    rest = ", ".join(
-        f"{name} {made['parts'][name]:.1%}" for name in made["parts"] if name != "tile"
-    )
-    count, held = f"{made['patterns']:,} patterns of {made['model']}", f"{share['share']:.1%}"
-    first = f"{made['file']}: {count}; {held} of the faults with an effect ({ends})"
-    return [f"{first} act in the result alone; {rest}"]
+    others = (f"{n} {part_text(made['parts'][n])}" for n in made["parts"] if n != "tile")
+    first = f"{made['file']}: {made['patterns']:,} patterns of {made['model']}"
+    held = f"{held_text(share)} of the faults with an effect act in the result alone"
+    return [f"{first}; {held}; {', '.join(others)}"]
 
 
 def _plan_lines(plan: Mapping[str, Any]) -> list[str]:

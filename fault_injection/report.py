@@ -11,6 +11,7 @@ from typing import Any
 from bankside.cache import atomic_write
 from bankside.fault_injection import fmeda
 from bankside.fault_injection.llm.patterns import PARTS
+from bankside.fault_injection.llm.report import held_text, part_text
 from bankside.fault_injection.safety import Assessment
 from bankside.sim.html import card, e, page, paragraph, section, table
 from bankside.sim.plots import svg
@@ -137,9 +138,9 @@ def _patterns(made: Mapping[str, Any]) -> str:
     """What is recorded for a language model, and what it holds."""
     share = made["represented"]
     held = "no fault had an effect" if share is None else (
-        f"replays of them stand for {share['share']:.1%} ({share['low']:.1%} to "
-        f"{share['high']:.1%}) of the {made['model']} faults with an effect")  # fmt: skip
-    rows = [(name, f"{made['counts'][name]:,}", f"{made['parts'][name]:.1%}", meaning)
+        f"replays of them stand for {held_text(share)} of the {made['model']} faults with an "
+        f"effect")  # fmt: skip
+    rows = [(name, f"{made['counts'][name]:,}", part_text(made["parts"][name]), meaning)
             for name, meaning in PARTS.items()]  # fmt: skip
     return section(
         "Patterns for a language model",

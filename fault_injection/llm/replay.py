@@ -280,7 +280,11 @@ class _Replay:
     def runs(self, number: int, pattern: ErrorPattern, count: int) -> list[dict]:
         """`count` replays of a pattern; none where no operation has its shape."""
         random = np.random.default_rng([self.config.seed, number])
-        phases, found = PHASES[pattern.engine], []
+        # A decode step has one row.
+        phases = [p for p in PHASES[pattern.engine] if p != "decode" or pattern.tile.rows == 1]
+        if not phases:
+            return []
+        found = []
         first = int(random.integers(len(phases)))  # patterns of one turn are not all in one phase
         for i in range(first, first + count):
             phase = phases[i % len(phases)]
@@ -305,8 +309,6 @@ class _Replay:
         prompt = self.config.prompt_tokens
         last = prompt + self.config.new_tokens - 1
         rows = range(0, prompt) if phase == "prefill" else range(prompt, last)
-        if phase == "decode" and pattern.tile.rows > 1:
-            return None  # a decode step has one row
         choices = [
             (layer, product)
             for layer, product, width, bits in self._operations(pattern)

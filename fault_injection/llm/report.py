@@ -92,18 +92,32 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
+def held_text(represented: Mapping) -> str:
+    """The share that patterns stand for, with its interval where there is one; never bare zero."""
+    share, low, high = (represented.get(key) for key in ("share", "low", "high"))
+    if low is None or low == high:
+        return f"{100 * share:.4g} %"
+    if share in (0, 1):
+        return f"less than {100 * high:.3g} %" if share == 0 else f"more than {100 * low:.3g} %"
+    return f"{100 * share:.4g} % ({_ends((low, high), 100)} %)"
+
+
+def part_text(share: float) -> str:
+    """A share of the faults that were injected, without an interval."""
+    return f"{100 * share:.3g} %" if share else "none seen"
+
+
 def _stands_for(result: Mapping) -> list[str]:
     """What a replay says something about, in sentences."""
     share, recording = result["represented"], result["recording"]
-    ends = f" ({_ends((share['low'], share['high']), 100)} %)" if "low" in share else ""
-    held = f"{100 * share['share']:.4g} %{ends} of the faults with an effect ({share['source']})"
+    held = f"{held_text(share)} of the faults with an effect ({share['source']})"
     apart = f"{result['control_patterns']} of {result['patterns']} patterns"
     lines = [
         f"Replayed patterns stand for {held}.",
         f"{apart} are of control, or hold only a part of the effect, and are not replayed.",
     ]
     if recording is not None:
-        rest = "; ".join(f"{name} {100 * value:.3g} %" for name, value in
+        rest = "; ".join(f"{name} {part_text(value)}" for name, value in
                          recording["parts"].items())  # fmt: skip
         some = f"{100 * recording['effective_share']:.3g} % of the possible"
         lines.append(

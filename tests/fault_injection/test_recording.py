@@ -210,8 +210,8 @@ def test_the_page_and_the_text_tell_it(result: dict) -> None:
     from bankside.fault_injection import cli, report
 
     told = cli.text(result)
-    share = result["patterns"]["represented"]["share"]
-    assert f"found/p.jsonl: {result['patterns']['patterns']} patterns of seu; {share:.1%}" in told
+    share = 100 * result["patterns"]["represented"]["share"]
+    assert f"found/p.jsonl: {result['patterns']['patterns']} patterns of seu; {share:.4g} %" in told
     page = report.render(result, None)
     assert "Patterns for a language model" in page and "the run does not end" in page
 

@@ -293,6 +293,30 @@ def test_a_spoilt_line_of_the_campaign_is_named(tmp_path: Path, changes, message
     assert f"{path}:1:" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("share", "ends", "text"),
+    [
+        (0.5, (0.2, 0.8), "50 % (20 to 80 %)"),
+        (0.0, (0.0, 0.12), "less than 12 %"),
+        (1.0, (0.9, 1.0), "more than 90 %"),
+        (0.25, (0.25, 0.25), "25 %"),
+        (0.0, (None, None), "0 %"),
+    ],
+)
+def test_a_share_carries_what_is_known(share: float, ends, text: str) -> None:
+    assert report.held_text({"share": share, "low": ends[0], "high": ends[1]}) == text
+
+
+def test_patterns_of_several_rows_take_all_their_turns_in_the_prompt(tmp_path: Path) -> None:
+    tall = {"row": 0, "column": 0, "rows": 2, "columns": 16}
+    patterns = [
+        pattern(tile=tall),
+        pattern(fault="b", engine="pim", op="attention", bits=16, tile=tall),
+    ]
+    found = replay.run(description(tmp_path, patterns), base=tmp_path)
+    assert [e["phase"] for e in found["runs"]] == ["prefill"] * 4 and found["unplaced"] == ["b"]
+
+
 def test_turns_are_shared_by_weight() -> None:
     assert replay.shared_out([1, 1, 0, 1], 7, seed=3) == [7, 7, 0, 7]
     assert replay.shared_out([0.1] * 10, 3, seed=1) == [3] * 10
