@@ -152,3 +152,27 @@ def test_pieces_of_the_gpt() -> None:
         written = np.flatnonzero(after[: len(before)] != before)
         inside = operation.places.reshape(-1, 1) + np.arange(bits // 8)
         assert len(written) > 50 and set(written) <= set(inside.reshape(-1).tolist())
+
+
+@pytest.mark.slow  # compiles a machine
+def test_a_product_of_the_gpt_with_a_wrong_operand() -> None:
+    """A byte of the input row that is wrong from cycle 0 on, against the integer model."""
+    from bankside.fault_injection.workloads_gpt import GptProduct, _pieces
+    from bankside.mapping.llm import quantise_np
+
+    machine, what = load_machine("npu_llm_32"), GptProduct(product="down", layer=1)
+    program, operation = built("npu_llm_32", {"gpt_product": what.model_dump()})
+    pieces, given = _pieces(machine, what, Path())
+    part, x = pieces.linear("down"), given.products["down"][-1:]
+    first = program.regions[-2][0]  # operands
+    image = np.ascontiguousarray(program.host_in).view(np.int8).reshape(-1)
+    assert np.array_equal(image[first : first + x.size], x.reshape(-1))
+    referee, golden = Referee(machine), quantise_np.linear(x, part)
+    for channel, bit in ((0, 0), (17, 6), (383, 7)):
+        wrong = x.astype(np.int8)
+        wrong[0, channel] ^= np.int8(-128 if bit == 7 else 1 << bit)
+        wanted = quantise_np.linear(wrong.astype(np.int64), part)
+        referee.run(program, [[Action("flip", STORE, first + channel, 1 << bit, None, 0)]])
+        found = operation.change(referee.delivered())
+        assert np.array_equal(found.golden ^ found.faulty, (golden ^ wanted).astype(np.int16))
+        assert found.outside == 1 and found.whole and (golden != wanted).any()

@@ -1,12 +1,16 @@
 """From description files: what they name is looked for beside them."""
 
+import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from bankside.fault_injection.llm import kv_cache, replay
 from bankside.fault_injection.llm.patterns import ErrorPattern, Tile, write_patterns
 from bankside.mapping.llm.loader import SHIPPED
+
+ROOT = Path(__file__).parents[3]
 
 
 def described(folder: Path, **values) -> Path:
@@ -40,3 +44,28 @@ def test_replay(tmp_path: Path) -> None:
     )  # fmt: skip
     found = replay.run(replay.load(path), base=tmp_path, quick=True)
     assert found["replays"] == 2 and found["engines"]["pim"]["any_flip"]["n"] == 2
+
+
+@pytest.mark.slow  # compiles a machine
+def test_recorded_at_the_rtl_and_replayed_in_the_model(run_cli, tmp_path: Path) -> None:
+    """The examples, smaller: two files, and nobody types in what they stand for."""
+    (tmp_path / "examples").mkdir()
+    for name, changes in (
+        ("npu_gemm_patterns.yaml", {"faults: 3000, pilot: 40": "faults: 500, pilot: 20"}),
+        ("llm_replay.yaml", {"windows: 16": "windows: 2", "placements: 12": "placements: 2"}),
+    ):
+        text = (ROOT / "examples" / name).read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "examples" / name).write_text(text)
+    campaign, replayed = (
+        run_cli("inject", tmp_path / "examples" / name, "--json", timeout=600)
+        for name in ("npu_gemm_patterns.yaml", "llm_replay.yaml")
+    )
+    assert campaign.returncode == replayed.returncode == 0, campaign.stderr + replayed.stderr
+    recorded, found = json.loads(campaign.stdout)["patterns"], json.loads(replayed.stdout)
+    assert recorded["counts"]["tile"] > 5 and (tmp_path / "build" / "patterns").is_dir()
+    assert found["represented"] == recorded["represented"]
+    assert found["replays"] == 2 * recorded["counts"]["tile"]
+    assert {row["product"] for row in found["engines"]["npu"]["product"]} <= {"gate", "up"}
