@@ -32,27 +32,39 @@ class Activity:
         return mask
 
 
-def activity_of(
-    functions: Sequence[tuple[int, Iterable[Word], Iterable[Memory]]], instances: Sequence[Instance]
-) -> Activity:
-    """functions: number, words and memories that it reads."""
+Reads = Sequence[tuple[int, Iterable[Word], Iterable[Memory]]]
+
+
+def activity_of(functions: Reads, edges: Reads, instances: Sequence[Instance]) -> Activity:
+    """functions: number, words and memories that it reads; edges: those that write memories, which
+    write the same again where nothing has changed.
+    """
     out = Activity()
-    single = min(len(functions), _CLASSES - 1 if instances else _CLASSES)
-    for index, (number, _, _) in enumerate(functions):
-        out.classes[number] = (
-            index if len(functions) <= single else index * single // len(functions)
-        )
+    single = min(len(functions), _CLASSES - bool(instances) - bool(edges))
     left = _CLASSES - single
-    for index, instance in enumerate(instances):
-        at = single + (index if len(instances) <= left else index * left // len(instances))
+    at_edge = min(len(edges), left - bool(instances) if len(edges) < left // 2 else left // 2)
+    at_edge = max(at_edge, bool(edges))
+    for (number, _, _), at in zip(functions, _spread(len(functions), 0, single), strict=True):
+        out.classes[number] = at
+    for (number, _, _), at in zip(edges, _spread(len(edges), single, at_edge), strict=True):
+        out.classes[number] = at
+    places = _spread(len(instances), single + at_edge, left - at_edge)
+    for instance, at in zip(instances, places, strict=True):
         out.instances[id(instance)] = 1 << at
-    for number, words, memories in functions:
+    for number, words, memories in (*functions, *edges):
         bit = 1 << out.classes[number]
         for word in words:
             out.readers[word] = out.readers.get(word, 0) | bit
         for memory in memories:
             out.memories[id(memory)] = out.memories.get(id(memory), 0) | bit
     return out
+
+
+def _spread(count: int, first: int, classes: int) -> list[int]:
+    """Classes from `first` on for so many; neighbours share one where there are too few."""
+    if count <= classes:
+        return [first + index for index in range(count)]
+    return [first + index * classes // count for index in range(count)]
 
 
 @dataclass

@@ -12,9 +12,20 @@ from collections.abc import Iterator, Mapping
 
 from bankside.sim.lanes import bits, cells
 from bankside.sim.lanes.activity import Marks
-from bankside.sim.lanes.functions import Function, Functions, Inputs, Output, Step, Writes
+from bankside.sim.lanes.functions import Function, Inputs, Output, Step, Writes
 from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, When, operand_sig, operands
-from bankside.sim.lanes.netlist import Cell, Flop, Memory, Module, ReadPort, Sig, Word, width_of
+from bankside.sim.lanes.listing import Listing
+from bankside.sim.lanes.netlist import (
+    Cell,
+    Flop,
+    Memory,
+    Module,
+    ReadPort,
+    Sig,
+    Word,
+    WritePort,
+    width_of,
+)  # fmt: skip
 from bankside.sim.lanes.places import Design, Place, first_values, pooled
 from bankside.sim.lanes.schedule import Call, Node, Plan, plan_all
 from bankside.sim.lanes.segment import ALL, BIT, LIMB, NONE, ZERO, Segment, cut, extended
@@ -72,7 +83,7 @@ def _places(
         )  # fmt: skip
 
 
-class _ModuleCode(Functions):
+class _ModuleCode(Listing):
     """The C of one module."""
 
     made: Mapping[int, _ModuleCode]
@@ -292,29 +303,36 @@ class _ModuleCode(Functions):
             s.lines.append(f"STB(t + {flag}, {enable});")
 
     def _writes(self, memory: Memory, s: Segment) -> None:
+        if len(memory.writes) > 1:
+            s.lines.append("g->several = 1;")
         for write in memory.writes:
-            which = self._enabled(s, write.clock)
-            single_bits = {(p.word, p.low) for p in write.enable if p.width == 1}
-            single = all(p.width == 1 for p in write.enable) and len(single_bits) == 1
-            constant = len(write.enable) == 1 and write.enable[0].word is None
-            mask = "0"
-            if single:
-                which = bits.and_b(s, which, s.bit((write.enable[0],)))
-            elif not constant or write.enable[0].low != (1 << memory.width) - 1:
-                mask = s.array(s.limbs(extended(write.enable, 32 * memory.limbs, False)))
-                which = bits.and_b(s, which, cells.any_of(s, write.enable))
-            data = extended(write.data, 32 * memory.limbs, False)
-            if which != NONE:
-                mark = self.marks.add(
-                    "next", self.activity.memories.get(id(memory), int(not self.top)), "B"
-                )
-                if mark is not None:
-                    s.lines.append(f"{mark} |= {which};")
-                s.lines.append(
-                    f"WRITE(g, m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}, "
-                    f"{which}, {bits.one_limb(s, write.address)}, {mask}, "
-                    f"{s.array(s.limbs(data))});"
-                )
+            self._write(memory, write, s)
+        if len(memory.writes) > 1:
+            s.lines.append("g->several = 0;")
+
+    def _write(self, memory: Memory, write: WritePort, s: Segment) -> None:
+        which = self._enabled(s, write.clock)
+        single_bits = {(p.word, p.low) for p in write.enable if p.width == 1}
+        single = all(p.width == 1 for p in write.enable) and len(single_bits) == 1
+        constant = len(write.enable) == 1 and write.enable[0].word is None
+        mask = "0"
+        if single:
+            which = bits.and_b(s, which, s.bit((write.enable[0],)))
+        elif not constant or write.enable[0].low != (1 << memory.width) - 1:
+            mask = s.array(s.limbs(extended(write.enable, 32 * memory.limbs, False)))
+            which = bits.and_b(s, which, cells.any_of(s, write.enable))
+        data = extended(write.data, 32 * memory.limbs, False)
+        if which != NONE:
+            mark = self.marks.add(
+                "next", self.activity.memories.get(id(memory), int(not self.top)), "B"
+            )
+            if mark is not None:
+                s.lines.append(f"{mark} |= {which};")
+            s.lines.append(
+                f"WRITE(g, m + {self.layout.m[id(memory)]}, {memory.depth}u, {memory.limbs}, "
+                f"{which}, {bits.one_limb(s, write.address)}, {mask}, "
+                f"{s.array(s.limbs(data))});"
+            )
 
     def _read_register(self, memory: Memory, port: ReadPort, enable: str, s: Segment) -> None:
         out = s.result(memory.limbs)
@@ -327,20 +345,9 @@ class _ModuleCode(Functions):
     def _inputs(self, call: Call, s: Segment) -> None:
         below = self.layout.below[id(call.instance)][1]
         ports = self.made[id(call.instance.module)].layout.ports
-        earlier: set[str] = set()
-        for phase in self.made[id(call.instance.module)].plan.phases[: call.phase.number]:
-            empty = self._empty(Call(call.instance, phase))
-            if not empty and (call.phase.last or phase.needs < call.phase.needs):
-                earlier |= phase.needs
-        for port in sorted(call.phase.needs - earlier):
+        for port in self.given(call):
             readers = self.activity.instances.get(id(call.instance), 0)
             self._store(s, "t", below + ports[port], call.instance.inputs[port], readers)
-
-    def _function(self, number: int) -> str:
-        return f"{self.name}_{number}"
-
-    def _called(self, call: Call) -> str:
-        return f"{self.made[id(call.instance.module)].name}_phase{call.phase.number}"
 
     def text(self) -> str:
         """All functions, and one per phase that calls them (what a parent calls)."""
@@ -356,22 +363,12 @@ class _ModuleCode(Functions):
                 lines.append(self._invoked(number, function))
                 number += 1
             parts.append(_caller(f"{self.name}_phase{phase}", lines))
-        if self.writes_below():
+        if self.writes_below() and not self.top:
             lines = [self._invoked(number + i, function) for i, function in enumerate(self.edge)]
-            for instance in self.module.instances:
-                code = self.made[id(instance.module)]
-                if code.writes_below():
-                    q, t, m = self.layout.below[id(instance)]
-                    call = f"{code.name}_edge(q + {q}, d + {q}, t + {t}, m + {m}, g);"
-                    mask = self.activity.instances.get(id(instance), 0)
-                    lines.append(f"if ({call[:-1]}) g->next |= {mask:#x}ull;" if self.top else call)
+            for _, code, (q, t, m) in self._with_writes():
+                lines.append(f"{code.name}_edge(q + {q}, d + {q}, t + {t}, m + {m}, g);")
             parts.append(_caller(f"{self.name}_edge", lines))
         return "\n".join(parts)
-
-    def writes_below(self) -> bool:
-        return bool(self.edge) or any(
-            self.made[id(i.module)].writes_below() for i in self.module.instances
-        )
 
     def _invoked(self, number: int, function: Function) -> str:
         if function.call is None:
@@ -388,63 +385,6 @@ class _ModuleCode(Functions):
             f"static const uint32_t {self.name}_table{index}[{len(numbers)}] = "
             f"{{{', '.join(numbers)}}};"
         )
-
-    def regions(self, q: int) -> Iterator[tuple[int, int, int]]:
-        """(offset, limbs, bits) of the registers of the module and those below."""
-        words = list(self.layout.q)
-        many = sum(w.limbs for w in words if w.width > 1)
-        single = sum(w.width == 1 for w in words)
-        if words:
-            yield q, many, single
-        for instance in self.module.instances:
-            below = self.layout.below[id(instance)][0]
-            yield from self.made[id(instance.module)].regions(q + below)
-
-    def _bit(self, number: int) -> int:
-        return 1 << self.activity.classes[number]
-
-    def _call_row(self, call: Call) -> str:
-        """Its class, and who reads its outputs (this cycle) and its registers (the next)."""
-        q, t, m = self.layout.below[id(call.instance)]
-        own = self.activity.instances[id(call.instance)]
-        outputs, registers = 0, own
-        for word in call.instance.outputs.values():
-            if self._below(word) is None:
-                outputs |= self.activity.of([word])
-            else:
-                registers |= self.activity.of([word])
-        masks = f"{own:#x}ull, {outputs:#x}ull, {registers:#x}ull"
-        return f"{{{self._called(call)}, {q}, {t}, {m}, {masks}}}"
-
-    def tables(self) -> str:
-        """For the runtime: what to call before the inputs of a cycle are known, and after."""
-        rows: list[list[str]] = [[], []]
-        number = 0
-        for phase, functions in zip(self.plan.phases, self.phases, strict=True):
-            for function in functions:
-                if function.call is None:
-                    row = f"{{{self._function(number)}, 0, 0, 0, {self._bit(number):#x}ull, 0, 0}}"
-                else:
-                    row = self._call_row(function.call)
-                rows[bool(phase.needs) or phase.last].append(row)
-                number += 1
-        out = []
-        rows.append([f"{{{self.name}_edge, 0, 0, 0, ~0ull, 0, 0}}"] if self.writes_below() else [])
-        for name, content in zip(("before", "after", "edge"), rows, strict=True):
-            out.append(f"const struct item bankside_{name}[] = {{{', '.join(content) or '{0}'}}};")
-            out.append(f"const uint64_t bankside_{name}_count = {len(content)};")
-        rows_of_q = list(self.regions(0))
-        out.append(
-            f"const struct region bankside_regions[] = "
-            f"{{{', '.join(f'{{{o}, {v}, {b}}}' for o, v, b in rows_of_q) or '{0, 0, 0}'}}};"
-        )
-        out.append(f"const uint64_t bankside_region_count = {len(rows_of_q)};")
-        layout = self.layout
-        for name in ("q", "t", "m"):
-            out.append(
-                f"const uint64_t bankside_{name}_bytes = {getattr(layout, name + '_bytes')};"
-            )
-        return "\n".join(out)
 
 
 def _late_bits(sig: Sig, bound: frozenset[Word]) -> int:

@@ -30,7 +30,10 @@ from bankside.sim.lanes.segment import LIMB
 from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
-_HEADERS = ("sweep.h", "sweep_functions.h", "axi_lanes.h")
+_HEADERS = (
+    "sweep.h", "lane_group.h", "lane_store.h", "followers.h", "recording.h",
+    "sweep_functions.h", "axi_lanes.h",
+)  # fmt: skip
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
 _OPS = {"flip": 0, "hold": 1, "force": 2}
 _FOREVER = (1 << 64) - 1
@@ -41,6 +44,7 @@ _DEED = np.dtype(
      ("first", "<u8"), ("last", "<u8")]
 )  # fmt: skip
 _STATISTICS = (
+    "pilot_cycles",
     "group_cycles",
     "lane_cycles",
     "faults",
@@ -49,6 +53,7 @@ _STATISTICS = (
     "decided",
     "set_aside",
     "shared",
+    "computed",
 )
 
 

@@ -99,8 +99,7 @@ class Functions:
             self._functions(phase, guarded)
             for phase, guarded in zip(plan.phases, self.guarded, strict=True)
         ]
-        writes = [Writes(m) for m in self.module.memories if m.writes]
-        self.edge = [Function(list(writes))] if writes else []
+        self.edge = [Function([Writes(m)]) for m in self.module.memories if m.writes]
         self.defined: dict[Word, int] = {}
         self._spilled = self._crossing()
         self.layout = self._lay_out()
@@ -157,6 +156,15 @@ class Functions:
         module = call.instance.module
         code = self.made[id(module)]
         return all(code.register(module.outputs[port]) is not None for port in call.phase.outputs)
+
+    def given(self, call: Call) -> list[str]:
+        """Input ports of a call that no earlier call of its instance has been given."""
+        earlier: set[str] = set()
+        for phase in self.made[id(call.instance.module)].plan.phases[: call.phase.number]:
+            empty = self._empty(Call(call.instance, phase))
+            if not empty and (call.phase.last or phase.needs < call.phase.needs):
+                earlier |= phase.needs
+        return sorted(call.phase.needs - earlier)
 
     def register(self, sig: Sig) -> tuple[str, int] | None:
         """(space, offset) of a signal that is a whole register, here or below."""
@@ -282,9 +290,9 @@ class Functions:
         }  # fmt: skip
 
     def _activity(self) -> Activity:
-        functions = []
+        functions, edges = [], []
         for number, function, guarded in self._all():
-            if function.steps is None or function in self.edge:
+            if function.steps is None:
                 continue
             words = {w for step in function.steps for w in self._reads(step, guarded)}
             for step in function.steps:
@@ -301,8 +309,8 @@ class Functions:
                 for node in guarded.all_in(step)
                 if isinstance(node, Memory) or (isinstance(node, Cell) and node.memory is not None)
             ]  # fmt: skip
-            functions.append((number, words, memories))
-        return activity_of(functions, self.module.instances)
+            (edges if function in self.edge else functions).append((number, words, memories))
+        return activity_of(functions, edges, self.module.instances)
 
     # --- where things lie -------------------------------------------------------------------------
     def _lay_out(self) -> Layout:

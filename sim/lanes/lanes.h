@@ -29,6 +29,12 @@ struct dirty {
     uint32_t limbs;
 };
 
+// A word that an item has read or is about to write.
+struct touch {
+    uint64_t offset;
+    uint32_t item, limbs;
+};
+
 // What generated code knows of a group of lanes.
 struct group {
     char* memory;           // arena of all memories
@@ -40,6 +46,11 @@ struct group {
     uint64_t* last;         // NULL, or cycle of the last access of the word that begins at each limb of the arena
     uint64_t cycle;
     uint64_t now, next;     // classes of functions that have to run in this cycle, in the next (activity.py)
+    struct touch* touched;  // NULL, or a list with room for all that a cycle touches
+    uint64_t touched_count, item;
+    int peek;  // writes are only announced
+    const struct group* pilot;  // NULL, or whose words are read where this group has none of its own (followers.h)
+    int several;            // more ports than one write the memory at hand: what one writes the next one has to see
 };
 
 // In lanes where `where` is set, bits of `mask` are inverted (`flip`) or become those of `value`, in limb `limb` of the net whose flag
@@ -215,16 +226,40 @@ INLINE void SHIFT_LEFT(const V* in, int from, V amount, V* out, int count) {
 // Word w, limb k of all lanes is the V at ((w * limbs) + k); a memory that is never written is one word after the other, for all.
 INLINE B SAME(V a) { return EQ(a, K(a[0])) == ALL; }
 
-INLINE void TOUCH(struct group* g, const char* word) {
-    if (__builtin_expect(g->last != NULL, 0)) g->last[(uint64_t)(word - g->memory) / sizeof(V)] = g->cycle;
+INLINE void TOUCH(struct group* g, const char* word, int limbs) {
+    const uint64_t offset = (uint64_t)(word - g->memory);
+    if (__builtin_expect(g->last != NULL, 0)) g->last[offset / sizeof(V)] = g->cycle;
+    if (g->touched) g->touched[g->touched_count++] = (struct touch){offset, (uint32_t)g->item, (uint32_t)limbs};
+}
+
+// Where `word` of a group is: its own, or the pilot's.
+INLINE const char* HOME(const struct group* g, const char* word) {
+    const uint64_t offset = (uint64_t)(word - g->memory);
+    return g->pilot == NULL || g->marked[offset / sizeof(V)] ? word : g->pilot->memory + offset;
+}
+
+static __attribute__((noinline)) void READ_BESIDE(const struct group* g, const char* memory, int limbs, B inside, V address, V* out) {
+    B own = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+        const char* word = memory + (uint64_t)address[lane] * limbs * sizeof(V);
+        if (inside >> lane & 1) own |= (B)(HOME(g, word) == word) << lane;
+    }
+    const V index = address * (limbs * LANES) + NUMBERS();
+    const char* others = g->pilot->memory + (memory - g->memory);
+    for (int k = 0; k < limbs; ++k)
+        out[k] = GATHERM(own, index, memory + k * sizeof(V)) | GATHERM(inside & ~own, index, others + k * sizeof(V));
 }
 
 INLINE void READ(struct group* g, const char* memory, uint32_t depth, int limbs, V address, V* out) {
     const B inside = LTU(address, K(depth));
     if (__builtin_expect(SAME(address), 1)) {
         const char* word = memory + (uint64_t)address[0] * limbs * sizeof(V);
-        if (inside) TOUCH(g, word);
+        if (inside) TOUCH(g, word, limbs), word = HOME(g, word);
         for (int k = 0; k < limbs; ++k) out[k] = inside ? LDV(word + k * sizeof(V)) : K(0);
+        return;
+    }
+    if (g->pilot) {
+        READ_BESIDE(g, memory, limbs, inside, address, out);
         return;
     }
     const V index = address * (limbs * LANES) + NUMBERS();
@@ -240,13 +275,62 @@ INLINE void READ_TABLE(const uint32_t* table, uint32_t depth, int limbs, V addre
     for (int k = 0; k < limbs; ++k) out[k] = GATHERM(inside, address * limbs + k, table);
 }
 
+// A word of a group's own, with the pilot's values where it had none.
+INLINE char* OWN(struct group* g, char* word, int limbs) {
+    const char* from = HOME(g, word);
+    if (from != word) {
+        memcpy(word, from, limbs * sizeof(V));
+        bankside_mark(g, (uint64_t)(word - g->memory), limbs);
+    }
+    return word;
+}
+
+INLINE void WRITE_LANE(char* word, int limbs, int lane, const V* enable, const V* data) {
+    for (int k = 0; k < limbs; ++k) {
+        uint32_t* place = (uint32_t*)(word + k * sizeof(V)) + lane;
+        const uint32_t bits = enable ? enable[k][lane] : ~0u;
+        *place = (data[k][lane] & bits) | (*place & ~bits);
+    }
+}
+
+// The pilot, like lane 0, has not written yet: what lane 0 writes and another one does not gets a word of its own before.
+static __attribute__((noinline)) void WRITE_BESIDE(struct group* g, char* memory, int limbs, B which, V address, const V* enable,
+                                                   const V* data) {
+    if (which == ALL && SAME(address)) {
+        char* word = memory + (uint64_t)address[0] * limbs * sizeof(V);
+        const char* old = HOME(g, word);
+        B same = ALL;
+        V value[limbs];
+        for (int k = 0; k < limbs; ++k) {
+            value[k] = data[k];
+            if (enable) value[k] = (value[k] & enable[k]) | (LDV(old + k * sizeof(V)) & ~enable[k]);
+            same &= EQ(value[k], K(value[k][0]));
+        }
+        if (old != word && same == ALL && !g->several) return;
+        OWN(g, word, limbs);
+        for (int k = 0; k < limbs; ++k) STV(word + k * sizeof(V), value[k]);
+        return;
+    }
+    for (int lane = 0; lane < LANES; ++lane)
+        if (which >> lane & 1)
+            WRITE_LANE(OWN(g, memory + (uint64_t)address[lane] * limbs * sizeof(V), limbs), limbs, lane, enable, data);
+}
+
 // In lanes of `which`, bits `enable` of the word become those of `data`; `enable` NULL: all.
 INLINE void WRITE(struct group* g, char* memory, uint32_t depth, int limbs, B which, V address, const V* enable, const V* data) {
     which &= LTU(address, K(depth));
     if (!which) return;
+    if (g->pilot) {
+        WRITE_BESIDE(g, memory, limbs, which, address, enable, data);
+        return;
+    }
+    if (g->peek) {
+        TOUCH(g, memory + (uint64_t)address[0] * limbs * sizeof(V), limbs);
+        return;
+    }
     if (__builtin_expect(which == ALL && SAME(address), 1)) {
         char* word = memory + (uint64_t)address[0] * limbs * sizeof(V);
-        TOUCH(g, word);
+        TOUCH(g, word, limbs);
         B same = ALL;
         for (int k = 0; k < limbs; ++k) {
             V value = data[k];
@@ -260,11 +344,7 @@ INLINE void WRITE(struct group* g, char* memory, uint32_t depth, int limbs, B wh
     for (int lane = 0; lane < LANES; ++lane) {
         if (!(which >> lane & 1)) continue;
         char* word = memory + (uint64_t)address[lane] * limbs * sizeof(V);
-        for (int k = 0; k < limbs; ++k) {
-            uint32_t* place = (uint32_t*)(word + k * sizeof(V)) + lane;
-            const uint32_t bits = enable ? enable[k][lane] : ~0u;
-            *place = (data[k][lane] & bits) | (*place & ~bits);
-        }
+        WRITE_LANE(word, limbs, lane, enable, data);
         bankside_mark(g, word - g->memory, limbs);
     }
 }

@@ -77,12 +77,23 @@ void lanes_clear_memory(struct lane_group* one) {
     if (bankside_m_bytes) madvise(one->g.memory, bankside_m_bytes, MADV_DONTNEED);
 }
 
-static void all_of(struct lanes* all, const struct item* items, uint64_t count) {
-    for (uint64_t k = 0; k < count; ++k) {
+// Groups that are not idle, in `on`.
+static uint64_t busy_of(struct lanes* all, struct lane_group** on) {
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < all->groups; ++i)
+        if (!all->group[i].idle) on[count++] = &all->group[i];
+    return count;
+}
+
+static void all_of(struct lanes* all, const struct item* items, uint64_t count, uint64_t first) {
+    struct lane_group* on[all->groups + 1];
+    const uint64_t groups = busy_of(all, on);
+    for (uint64_t k = 0; groups && k < count; ++k) {
         const struct item it = items[k];
-        for (uint64_t i = 0; i < all->groups; ++i) {
-            struct lane_group* one = &all->group[i];
-            if (one->idle || !(one->g.now & it.bit)) continue;
+        for (uint64_t i = 0; i < groups; ++i) {
+            struct lane_group* one = on[i];
+            if (!(one->g.now & it.bit)) continue;
+            one->g.item = first + k;
             const uint32_t changed = it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
             if (changed & 1) one->g.now |= it.outputs;
             if (changed & 2) one->g.next |= it.registers;
@@ -96,24 +107,38 @@ void lanes_before(struct lanes* all) {
         g->now = all->all ? ~0ull : g->next;
         g->next = 0;
     }
-    all_of(all, bankside_before, bankside_before_count);
+    all_of(all, bankside_before, bankside_before_count, 0);
 }
 
-void lanes_after(struct lanes* all) { all_of(all, bankside_after, bankside_after_count); }
+void lanes_after(struct lanes* all) { all_of(all, bankside_after, bankside_after_count, bankside_before_count); }
 
+// The first group last: others read what it overwrites (followers.h).
 void lanes_edge(struct lanes* all) {
-    for (uint64_t k = 0; k < bankside_edge_count; ++k)
-        for (uint64_t i = 0; i < all->groups; ++i) {
-            struct lane_group* one = &all->group[i];
-            if (!one->idle) bankside_edge[k].run(one->q, one->d, one->t, one->g.memory, &one->g);
+    struct lane_group* on[all->groups + 1];
+    const uint64_t groups = busy_of(all, on);
+    for (uint64_t k = 0; groups && k < bankside_edge_count; ++k) {
+        const struct item it = bankside_edge[k];
+        for (uint64_t i = groups; i--;) {
+            struct lane_group* one = on[i];
+            if (!(one->g.now & it.bit)) continue;
+            if (it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g)) one->g.next |= it.registers;
         }
-    for (uint64_t i = 0; i < all->groups; ++i) {
-        struct lane_group* one = &all->group[i];
-        if (one->idle) continue;
-        char* q = one->q;
-        one->q = one->d;
-        one->d = q;
     }
+    for (uint64_t i = 0; i < groups; ++i) {
+        char* q = on[i]->q;
+        on[i]->q = on[i]->d;
+        on[i]->d = q;
+    }
+}
+
+void lanes_peek(struct lane_group* one) {
+    one->g.peek = 1;
+    for (uint64_t k = 0; k < bankside_edge_count; ++k) {
+        const struct item it = bankside_edge[k];
+        one->g.item = bankside_before_count + bankside_after_count + k;
+        it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
+    }
+    one->g.peek = 0;
 }
 
 void lanes_steps(struct lanes* all, uint64_t count) {

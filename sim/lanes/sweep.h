@@ -1,325 +1,30 @@
-// Faults in lanes: every group runs the fault-free machine in lane 0 and a faulty one in each other lane, all in the same cycle.
+// Faults in lanes: a group of lanes that all run the fault-free machine, and groups with a faulty one in each lane but the first that
+// follow it cycle by cycle and compute what differs (followers.h).
 //
-// A lane that has become equal to lane 0 again is free for the next fault; so is one whose difference nobody looks at any more.
-// Groups begin at the checkpoint before the first fault that is left and take what comes after it. Who is still running when lane 0
+// A sweep begins at the checkpoint before the first fault that is left; free lanes take the faults of the cycle. A lane that has become
+// equal to lane 0 again is free; so is one whose difference nobody looks at any more. Who is still running when the fault-free machine
 // is done is set aside, and such lanes go on together.
 //
 // `Engine` (lanes_npu.cpp, ...) is the bench: what drives the inputs, when a run is over, how it is judged.
 #ifndef BANKSIDE_SWEEP_H
 #define BANKSIDE_SWEEP_H
 
-#include <algorithm>
-#include <array>
-#include <map>
+#include <chrono>
 #include <memory>
-#include <unordered_map>
-#include <vector>
+#include <utility>
 
-#include "lane_ports.h"
-#include "runtime.h"
+#include "lane_group.h"
+#include "recording.h"
 
 namespace bankside {
 
-constexpr uint64_t kPage = 64;
-constexpr uint64_t kCompare = 16;  // cycles between comparisons
+constexpr uint64_t kCompare = 16;  // cycles between comparisons of memories
 constexpr uint64_t kCheckpoints = 48;
+constexpr uint64_t kWeigh = 16;  // cycles between decisions how a group is computed
+constexpr double kItem = 2e-7;   // seconds of an item where only some are computed, about
 constexpr uint64_t kReading = 1 << 16;  // cycles that reading the registers after a run takes at most
 
-enum Op : uint32_t { kFlip, kHold, kForce };
-enum Space : uint32_t { kFlop, kMemory, kStore, kNet, kInput, kOutput };
-
-// One limb of an action. offset: of the limb in its space (a bit: of its slot; store: the byte's address).
-struct Deed {
-    uint32_t op, space;
-    uint64_t offset;
-    uint32_t mask, value, bit, limb, limbs, set;  // bit: the slot is that of a word of one bit; set: to `value`, else inverted
-    uint64_t first, last;
-};
-
-struct Outcome {
-    uint8_t end;
-    uint64_t cycles, status;
-    int64_t first;
-    uint8_t output, state, counters, corrected, detected;
-} __attribute__((packed));
-
-// --- main memory -----------------------------------------------------------------------------------------------------------------
-// Bytes that one cycle writes; a bus takes one beat per cycle.
-struct Log {
-#ifdef BUS_BITS
-    static constexpr unsigned kMost = BUS_BITS / 8;
-#else
-    static constexpr unsigned kMost = 1;  // no main memory
-#endif
-    uint64_t count;
-    uint64_t address[kMost];
-    uint8_t value[kMost];
-
-    bool operator==(const Log& other) const {
-        return count == other.count && !std::memcmp(address, other.address, count * sizeof *address) &&
-               !std::memcmp(value, other.value, count);
-    }
-};
-
-using Page = std::array<uint8_t, kPage>;
-using Pages = std::unordered_map<uint64_t, Page>;
-
-// Whether a page is that of `bytes`, behind which all are zero.
-inline bool same_page(const Page& page, uint64_t number, const std::vector<uint8_t>& bytes) {
-    for (uint64_t i = 0; i < kPage; ++i) {
-        const uint64_t at = number * kPage + i;
-        if (page[i] != (at < bytes.size() ? bytes[at] : 0)) return false;
-    }
-    return true;
-}
-
-// The main memory of one lane: that of lane 0, but for some pages. Writes are done at the end of the cycle.
-struct LaneStore {
-    uint64_t size = 0, span = 0;  // bytes in all; of `base`, behind which all are zero
-    const uint8_t* base = nullptr;
-    Pages pages;
-    Log log{};
-    uint64_t* last = nullptr;  // of every page, when it was accessed last; only while lane 0 runs alone
-    uint64_t now = 0;
-
-    bool holds(uint64_t address, uint64_t count) const { return address < size && count <= size - address; }
-
-    void read(uint64_t address, uint64_t count, uint8_t* into) const {
-        if (address + count <= span) {
-            std::memcpy(into, base + address, count);
-        } else {
-            for (uint64_t i = 0; i < count; ++i) into[i] = address + i < span ? base[address + i] : 0;
-        }
-        if (last)
-            for (uint64_t page = address / kPage; page <= (address + count - 1) / kPage; ++page) last[page] = now;
-        if (pages.empty()) return;
-        for (uint64_t i = 0; i < count; ++i) {
-            const auto found = pages.find((address + i) / kPage);
-            if (found != pages.end()) into[i] = found->second[(address + i) % kPage];
-        }
-    }
-
-    void write(uint64_t address, uint8_t value) {
-        log.address[log.count] = address;
-        log.value[log.count++] = value;
-        if (last) last[address / kPage] = now;
-    }
-
-    Page& own(uint64_t page) {
-        auto found = pages.find(page);
-        if (found == pages.end()) {
-            Page copy{};
-            if (page * kPage < span) std::memcpy(copy.data(), base + page * kPage, std::min(kPage, span - page * kPage));
-            found = pages.emplace(page, copy).first;
-        }
-        return found->second;
-    }
-
-    void put(const Log& writes) {
-        for (uint64_t i = 0; i < writes.count; ++i) own(writes.address[i] / kPage)[writes.address[i] % kPage] = writes.value[i];
-    }
-};
-
-// --- lanes -----------------------------------------------------------------------------------------------------------------------
-template <typename Engine>
-struct Lane {
-    typename Engine::State state{};  // plain data of the bench
-    LaneStore store;
-    Ports ports{};
-    int64_t fault = -1;    // number of its fault; -1: equal to lane 0
-    uint64_t pending = 0;  // last cycle of its deeds
-    Outcome outcome{};
-    bool over = false;     // the run is; its registers are being read
-    bool alike = true;     // its bench is in the state of lane 0's, so that equal outputs mean equal inputs
-    uint64_t key = 0;      // of the only bit that its fault inverted
-    std::vector<std::pair<uint64_t, Outcome>> same;  // further faults that it stands for
-};
-
-// State of one machine apart from any group.
-template <typename Engine>
-struct Saved {
-    uint64_t cycle = 0;
-    std::vector<uint32_t> q;                             // limbs, then bits, region by region
-    std::vector<std::pair<uint64_t, uint32_t>> memory;   // limbs that are not zero, or that differ
-    typename Engine::State state{};
-    Ports ports{};
-    Pages pages;
-    int64_t fault = -1;
-    uint64_t pending = 0;
-    Outcome outcome{};
-    std::vector<std::pair<uint64_t, Outcome>> same;
-};
-
-template <typename Engine>
-class Group {
-public:
-    lane_group* g = nullptr;
-    Lane<Engine> lanes[LANES];
-    std::vector<uint8_t> base;
-    uint64_t cycle = 0;
-    B busy = 0;       // lanes with a fault
-    size_t scan = 0;  // faults before this one are no longer looked at
-    std::vector<force> forces;
-    B done = 0;          // lanes whose registers have been read in this cycle
-    bool aside = false;  // lanes that go on after lane 0 is done; all of them have faults
-
-    // --- registers of one lane ---------------------------------------------------------------------------------------------------
-    template <typename Limb, typename Bits>
-    void each(Limb&& limb, Bits&& bits) const {
-        for (uint64_t r = 0; r < bankside_region_count; ++r) {
-            const region& one = bankside_regions[r];
-            for (uint32_t i = 0; i < one.limbs; ++i) limb(one.offset + i * sizeof(V));
-            for (uint32_t i = 0; i < one.bits; ++i) bits(one.offset + one.limbs * sizeof(V) + 2 * i);
-        }
-    }
-
-    void save(unsigned lane, std::vector<uint32_t>& q) const {
-        q.clear();
-        each([&](uint64_t at) { q.push_back(reinterpret_cast<uint32_t*>(g->q + at)[lane]); },
-             [&](uint64_t at) { q.push_back(LDB(g->q + at) >> lane & 1); });
-    }
-
-    void load(B which, const std::vector<uint32_t>& q) {
-        lanes_disturb(g);
-        size_t i = 0;
-        each(
-            [&](uint64_t at) {
-                const V value = SEL(which, K(q[i++]), LDV(g->q + at));
-                STV(g->q + at, value), STV(g->d + at, value);
-            },
-            [&](uint64_t at) {
-                const B value = (LDB(g->q + at) & ~which) | (q[i++] ? which : 0);
-                STB(g->q + at, value), STB(g->d + at, value);
-            });
-    }
-
-    // Lanes whose registers differ from those of lane 0.
-    B registers_differ() const {
-        V odd = K(0);
-        B lanes_of_bits = 0;
-        for (uint64_t r = 0; r < bankside_region_count; ++r) {
-            const region& one = bankside_regions[r];
-            const char* at = g->q + one.offset;
-            for (uint32_t i = 0; i < one.limbs; ++i, at += sizeof(V)) {
-                const V v = LDV(at);
-                odd |= v ^ K(v[0]);
-            }
-            for (uint32_t i = 0; i < one.bits; ++i, at += 2) {
-                const B b = LDB(at);
-                lanes_of_bits |= b ^ (b & 1 ? ALL : 0);
-            }
-        }
-        return TST(odd, odd) | lanes_of_bits;
-    }
-
-    // Lanes whose memories differ from lane 0's; `live`: only in words that lane 0 still looks at.
-    B memories_differ(const uint64_t* last, B& live) {
-        B any = 0;
-        uint64_t kept = 0;
-        live = 0;
-        for (uint64_t i = 0; i < g->g.dirty_count; ++i) {
-            const dirty one = g->g.dirty[i];
-            B here = 0;
-            for (uint32_t k = 0; k < one.limbs; ++k) {
-                const V v = LDV(g->g.memory + one.offset + k * sizeof(V));
-                here |= NE(v, K(v[0]));
-            }
-            if (!here) {
-                g->g.marked[one.offset / sizeof(V)] = 0;
-                continue;
-            }
-            any |= here;
-            if (last[one.offset / sizeof(V)] >= cycle) live |= here;
-            g->g.dirty[kept++] = one;
-        }
-        g->g.dirty_count = kept;
-        return any;
-    }
-
-    // Make lanes equal to lane 0.
-    void join(B which) {
-        if (!which) return;
-        lanes_disturb(g);
-        each([&](uint64_t at) {
-                const V q = LDV(g->q + at);
-                STV(g->q + at, SEL(which, K(q[0]), q));
-                const V d = LDV(g->d + at);
-                STV(g->d + at, SEL(which, K(d[0]), d));
-            },
-             [&](uint64_t at) {
-                 for (char* bank : {g->q, g->d}) {
-                     const B b = LDB(bank + at);
-                     STB(bank + at, (b & ~which) | (b & 1 ? which : 0));
-                 }
-             });
-        for (uint64_t i = 0; i < g->g.dirty_count; ++i)
-            for (uint32_t k = 0; k < g->g.dirty[i].limbs; ++k) {
-                char* at = g->g.memory + g->g.dirty[i].offset + k * sizeof(V);
-                const V v = LDV(at);
-                STV(at, SEL(which, K(v[0]), v));
-            }
-        for (unsigned lane = 1; lane < LANES; ++lane)
-            if (which >> lane & 1) {
-                lanes[lane].state = lanes[0].state;
-                lanes[lane].ports = lanes[0].ports;
-                lanes[lane].store.pages.clear();
-                lanes[lane].fault = -1;
-                lanes[lane].over = lanes[0].over;
-                scatter_inputs(lanes[0].ports, *g, lane);
-            }
-    }
-
-    // --- main memory -------------------------------------------------------------------------------------------------------------
-    // Writes of the cycle: lane 0 to the common bytes, the others to their own pages where they differ.
-    void commit() {
-        const Log& golden = lanes[0].store.log;
-        for (unsigned lane = 1; lane < LANES; ++lane) {
-            LaneStore& store = lanes[lane].store;
-            if (!(busy >> lane & 1) || lanes[lane].alike) continue;  // without pages of its own
-            if (golden.count == 0 && store.log.count == 0) continue;
-            if (store.log == golden) {
-                // Bytes of its own pages do not follow the common ones.
-                for (uint64_t i = 0; i < golden.count && !store.pages.empty(); ++i)
-                    if (store.pages.count(golden.address[i] / kPage))
-                        store.own(golden.address[i] / kPage)[golden.address[i] % kPage] = golden.value[i];
-            } else {
-                for (uint64_t i = 0; i < golden.count; ++i) store.own(golden.address[i] / kPage);
-                store.put(store.log);
-            }
-            store.log.count = 0;
-        }
-        for (uint64_t i = 0; i < golden.count; ++i) base[golden.address[i]] = golden.value[i];
-        lanes[0].store.log.count = 0;
-    }
-
-    // Of lane 0, which runs alone; the common bytes grow as far as it writes.
-    void commit_alone() {
-        Log& log = lanes[0].store.log;
-        for (uint64_t i = 0; i < log.count; ++i)
-            if (log.address[i] >= base.size()) base.resize((log.address[i] / kPage + 1) * kPage);
-        for (auto& lane : lanes) lane.store.base = base.data(), lane.store.span = base.size();
-        for (uint64_t i = 0; i < log.count; ++i) base[log.address[i]] = log.value[i];
-        log.count = 0;
-    }
-
-    // Whether a lane's main memory differs from lane 0's; pages that have become equal are dropped. live: in a page that lane 0
-    // still accesses.
-    bool store_differs(unsigned lane, const std::vector<uint64_t>& last, bool& live) {
-        LaneStore& store = lanes[lane].store;
-        live = false;
-        for (auto page = store.pages.begin(); page != store.pages.end();) {
-            if (same_page(page->second, page->first, base)) {
-                page = store.pages.erase(page);
-                continue;
-            }
-            live = live || last[page->first] >= cycle;
-            ++page;
-        }
-        return !store.pages.empty();
-    }
-};
-
-// --- the run without faults ----------------------------------------------------------------------------------------------------------
+// The run without faults.
 struct Golden {
     uint64_t cycles = 0, all_cycles = 0;  // of the run; with reading its registers
     Outcome outcome{};
@@ -329,8 +34,9 @@ struct Golden {
     std::vector<std::pair<uint64_t, Log>> writes;       // (cycle, bytes)
 };
 
+// computed: items of the groups that follow; a cycle of the pilot has `bankside_before_count + ...` of them.
 struct Statistics {
-    uint64_t group_cycles, lane_cycles, faults, sweeps, converged, decided, set_aside, shared;
+    uint64_t pilot_cycles, group_cycles, lane_cycles, faults, sweeps, converged, decided, set_aside, shared, computed;
 };
 
 template <typename Engine>
@@ -338,43 +44,49 @@ class Sweep {
 public:
     using Saved = bankside::Saved<Engine>;
     using Group = bankside::Group<Engine>;
+    using Lane = bankside::Lane<Engine>;
 
-    // image: main memory as far as it is not zero, of `size` bytes.
+    // image: main memory as far as it is not zero, of `size` bytes. groups: beside the pilot.
     Sweep(typename Engine::Job job, std::vector<uint8_t> image, uint64_t size, uint64_t groups)
-        : engine_(std::move(job)), all_(lanes_new(groups)), groups_(groups), size_(size) {
+        : engine_(std::move(job)), all_(lanes_new(groups + 1)), groups_(groups + 1, Group(table_)), size_(size) {
         if (!all_) throw std::bad_alloc();
         golden_.image = std::move(image);
-        for (uint64_t i = 0; i < groups; ++i) {
+        for (uint64_t i = 0; i <= groups; ++i) {
             groups_[i].g = &all_->group[i];
             all_->group[i].idle = 1;
+            if (i) groups_[i].follower.attach(&all_->group[i], &all_->group[0], &batches_);
         }
     }
     ~Sweep() { lanes_delete(all_); }
 
     Golden& golden() { return golden_; }
     lanes* machines() { return all_; }
-    Group& group(uint64_t i) { return groups_[i]; }
     Statistics statistics{};
 
     // The run without faults, at most `limit` cycles: notes what is needed of it. False where it does not end.
     bool run_golden(uint64_t limit) {
-        Group& group = groups_[0];
         golden_.memory_last.assign(bankside_m_bytes / sizeof(V) + 1, 0);
         golden_.store_last.assign(size_ / kPage + 1, 0);
-        power_on(group);
-        engine_.set_up(group, *this);
+        power_on();
+        engine_.set_up(pilot_, *this);
         // Twice: the first run tells how long it is and where checkpoints go.
         Saved start;
-        save(group, 0, start);
-        start_ = start;
-        if (!run_alone(group, limit, 0)) return false;
+        save(pilot_, 0, start);
+        const auto began = std::chrono::steady_clock::now();
+        if (!run_alone(limit, 0)) return false;
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+        full_cost_ = took.count() / static_cast<double>(std::max<uint64_t>(golden_.all_cycles, 1));
         const uint64_t step = std::max<uint64_t>(kCompare, golden_.cycles / kCheckpoints);
         golden_.image.resize(golden_.final.size());  // so that what is written later has its place from the beginning
         golden_.writes.clear();
-        restore(group, start_);
+        restore(pilot_, start);
         // A word is looked at also in cycles in which nobody computes what depends on it, because nothing has changed.
         all_->all = 1;
-        const bool done = run_alone(group, limit, step);
+        touched_.resize(bankside_memory_ports + 1);
+        pilot_.g->g.touched = touched_.data();
+        recording_.begin(*pilot_.g);
+        const bool done = run_alone(limit, step);
+        pilot_.g->g.touched = nullptr;
         all_->all = 0;
         return done;
     }
@@ -383,73 +95,110 @@ public:
     void run(const Deed* deeds, const uint64_t* first, uint64_t count, Outcome* out, uint64_t limit) {
         deeds_ = deeds, first_ = first, count_ = count, out_ = out, limit_ = limit;
         taken_.assign(count, 0);
-        next_ = 0;
-        for (auto& group : groups_) begin(group);
-        while (std::any_of(groups_.begin(), groups_.end(), [](Group& g) { return !g.g->idle; })) {
-            cycle_begins();
-            lanes_before(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) drive(group);
-            lanes_after(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) observe(group);
-            lanes_edge(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) cycle_ends(group);
+        sharing_.clear();
+        find_earlier();
+        for (size_t i = 1; i < groups_.size(); ++i) {
+            lanes_clear_memory(groups_[i].g);
+            groups_[i].full = false;
+            groups_[i].g->idle = 1;
+            groups_[i].follower.attach(groups_[i].g, pilot_.g, &batches_);
         }
+        if (!recording_.whole()) pilot_.g->g.touched = touched_.data();
+        while (begin())
+            while (skip() && cycle()) {}
+        pilot_.g->idle = 1;
+        pilot_.g->g.touched = nullptr;
+        statistics.computed = 0;
+        for (const Group& group : groups_) statistics.computed += group.follower.computed;
         finish_aside();
     }
 
-    // --- one group -----------------------------------------------------------------------------------------------------------------
-    // All lanes as after construction, with the image as main memory.
-    void power_on(Group& group) {
-        group.base = golden_.image;
-        group.g->idle = 0;
-        for (auto& lane : group.lanes) {
-            lane.store.size = size_;
-            attach(lane, group);
-        }
-    }
-
-    // One cycle of a group in which all lanes are equal. set_inputs(lane) drives lane 0.
+    // One cycle of the pilot alone. set_inputs(lane) drives lane 0.
     template <typename Drive>
     void together(Group& group, Drive&& drive) {
         auto& lane = group.lanes[0];
         group.g->g.cycle = lane.store.now = group.cycle;
         if (!Engine::kEarly) broadcast_inputs(lane.ports, *group.g);
         lanes_before(all_);
+        note(&Recording::note_before);
         if (Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
             drive(lane);
             broadcast_inputs(lane.ports, *group.g);
         }
         lanes_after(all_);
+        note(&Recording::note_after);
         if (!Engine::kEarly) {
             gather_outputs(lane.ports, group.g->t, 0);
             drive(lane);
         }
         if (lane.store.log.count && noting_) golden_.writes.emplace_back(group.cycle, lane.store.log);
-        group.commit_alone();
+        commit_alone();
+        if (recording_.whole()) lanes_peek(pilot_.g);
+        note(&Recording::note_writes);
         lanes_edge(all_);
+        note(&Recording::note_edge);
     }
 
     Engine& engine() { return engine_; }
 
 private:
     Engine engine_;
+    ItemTable table_;
     lanes* all_;
     std::vector<Group> groups_;
+    Group& pilot_ = groups_[0];
     uint64_t size_;
     Golden golden_;
-    Saved start_, end_;
+    std::vector<uint8_t> base_;  // the pilot's main memory
+    Saved end_;
     std::vector<Saved> checkpoints_, aside_;
+    std::vector<touch> touched_;
+    double full_cost_ = 0;  // seconds of a cycle of a group in which everything is computed
+    bool entered_ = false;  // the pilot has just come to a checkpoint
+    Batches batches_{table_, &all_->group[0]};
+    Recording recording_;
     bool noting_ = false;
 
     const Deed* deeds_ = nullptr;
     const uint64_t* first_ = nullptr;
-    uint64_t count_ = 0, limit_ = 0, next_ = 0;
+    uint64_t count_ = 0, limit_ = 0, next_ = 0, scan_ = 0;
     Outcome* out_ = nullptr;
     std::vector<uint8_t> taken_;
+    static constexpr uint64_t kNone = ~uint64_t{0};
+    std::vector<uint64_t> earlier_;  // fault -> another one
+    std::unordered_map<uint64_t, std::pair<Group*, unsigned>> sharing_;  // key -> lane
+
+    // Part of a cycle into the recording.
+    void note(void (Recording::*part)(const lane_group&)) {
+        (recording_.*part)(*pilot_.g);
+        pilot_.g->g.touched_count = 0;
+    }
+
+    // --- the run without faults --------------------------------------------------------------------------------------------------
+    // All lanes of the pilot as after construction, with the image as main memory.
+    void power_on() {
+        base_ = golden_.image;
+        pilot_.g->idle = 0;
+        attach(pilot_);
+    }
+
+    void attach(Group& group) {
+        for (auto& lane : group.lanes) {
+            lane.store.size = size_;
+            lane.store.base = base_.data();
+            lane.store.span = base_.size();
+        }
+    }
+
+    // Of the pilot, which runs alone; the bytes grow as far as it writes.
+    void commit_alone() {
+        Log& log = pilot_.lanes[0].store.log;
+        for (uint64_t i = 0; i < log.count; ++i)
+            if (log.address[i] >= base_.size()) base_.resize((log.address[i] / kPage + 1) * kPage), attach(pilot_);
+        for (uint64_t i = 0; i < log.count; ++i) base_[log.address[i]] = log.value[i];
+        log.count = 0;
+    }
 
     void save(const Group& group, unsigned lane, Saved& into) const {
         into.cycle = group.cycle;
@@ -462,29 +211,17 @@ private:
             if (words[i * LANES]) into.memory.emplace_back(i * sizeof(V), words[i * LANES]);
     }
 
-    static void attach(bankside::Lane<Engine>& lane, const Group& group) {
-        lane.store.base = group.base.data();
-        lane.store.span = group.base.size();
-    }
-
     // All lanes of a group in a state of the run without faults.
     void restore(Group& group, const Saved& from) {
-        clear_memory(group);
+        lanes_clear_memory(group.g);
         for (const auto& [at, value] : from.memory) STV(group.g->g.memory + at, K(value));
         group.load(ALL, from.q);
         group.cycle = from.cycle;
         group.busy = 0;
-        group.base = golden_.image;
-        for (const auto& [cycle, log] : golden_.writes) {
-            if (cycle >= from.cycle) break;
-            for (uint64_t i = 0; i < log.count; ++i) group.base[log.address[i]] = log.value[i];
-        }
-        for (unsigned i = 0; i < LANES; ++i) {
-            auto& lane = group.lanes[i];
+        attach(group);
+        for (auto& lane : group.lanes) {
             lane.state = from.state;
             lane.ports = from.ports;
-            lane.store.size = size_;
-            attach(lane, group);
             lane.store.pages.clear();
             lane.store.log.count = 0;
             lane.fault = -1;
@@ -493,81 +230,271 @@ private:
         broadcast_inputs(from.ports, *group.g);
     }
 
-    void clear_memory(Group& group) {
-        lanes_clear_memory(group.g);
-        for (uint64_t i = 0; i < group.g->g.dirty_count; ++i) group.g->g.marked[group.g->g.dirty[i].offset / sizeof(V)] = 0;
-        group.g->g.dirty_count = 0;
+    void restore_base(uint64_t cycle) {
+        base_ = golden_.image;
+        for (const auto& [when, log] : golden_.writes) {
+            if (when >= cycle) break;
+            for (uint64_t i = 0; i < log.count; ++i) base_[log.address[i]] = log.value[i];
+        }
     }
 
-    // From the beginning of the run to its end, alone; with checkpoints every `step` cycles.
-    bool run_alone(Group& group, uint64_t limit, uint64_t step) {
-        auto& lane = group.lanes[0];
+    // From the beginning of the run to its end; with checkpoints every `step` cycles.
+    bool run_alone(uint64_t limit, uint64_t step) {
+        auto& lane = pilot_.lanes[0];
         noting_ = true;
-        group.cycle = 0;
-        group.g->g.last = golden_.memory_last.data();
+        pilot_.cycle = 0;
+        if (step) base_ = golden_.image, attach(pilot_);
+        pilot_.g->g.last = golden_.memory_last.data();
         lane.store.last = golden_.store_last.data();
         lane.over = false;
         lane.outcome = Outcome{};
         bool done = false;
-        while (!done && group.cycle < limit + kReading) {
-            if (step && !lane.over && group.cycle % step == 0) {
+        while (!done && pilot_.cycle < limit + kReading) {
+            if (step && !lane.over && pilot_.cycle % step == 0) {
                 checkpoints_.emplace_back();
-                save(group, 0, checkpoints_.back());
+                save(pilot_, 0, checkpoints_.back());
+                checkpoints_.back().between = recording_.snapshot();
             }
-            together(group, [&](bankside::Lane<Engine>& one) {
+            together(pilot_, [&](Lane& one) {
                 if (!one.over && engine_.over(one.state, one.ports)) {
                     one.over = true;
-                    golden_.cycles = group.cycle;
+                    golden_.cycles = pilot_.cycle;
                 }
-                done = engine_.drive(one.state, one.ports, one.store, group.cycle, one.over);
+                done = engine_.drive(one.state, one.ports, one.store, pilot_.cycle, one.over);
             });
-            ++group.cycle;
+            ++pilot_.cycle;
         }
-        golden_.all_cycles = group.cycle;
-        golden_.final = group.base;
+        golden_.all_cycles = pilot_.cycle;
+        golden_.final = base_;
         if (done) {
             golden_.outcome.cycles = golden_.cycles;
             golden_.outcome.first = -1;
             golden_.outcome.output = golden_.outcome.state = golden_.outcome.counters = 1;
             engine_.judge(lane.state, lane.ports, golden_.outcome, lane.state);
-            if (step) save(group, 0, end_);
+            if (step) save(pilot_, 0, end_);
         }
         noting_ = false;
-        group.g->g.last = nullptr;
+        pilot_.g->g.last = nullptr;
         lane.store.last = nullptr;
         return done;
     }
 
-    // --- the sweep -----------------------------------------------------------------------------------------------------------------
-    // Put a group before the first fault that is left.
-    void begin(Group& group) {
-        while (next_ < count_ && taken_[next_]) ++next_;
-        group.g->idle = next_ >= count_;
-        if (group.g->idle) return;
-        const uint64_t at = start_of(next_);
-        size_t best = 0;
-        for (size_t i = 0; i < checkpoints_.size(); ++i)
-            if (checkpoints_[i].cycle <= at) best = i;
-        restore(group, checkpoints_[best]);
-        group.scan = next_;
-        ++statistics.sweeps;
-        // What this group takes first, no other one may start for.
-        take(group, 1, next_);
+    // --- a sweep -----------------------------------------------------------------------------------------------------------------
+    template <typename Do>
+    void each_busy(Do&& with) {
+        for (size_t i = 1; i < groups_.size(); ++i)
+            if (groups_[i].busy) with(groups_[i]);
+    }
+
+    // Groups that compute what differs only.
+    template <typename Do>
+    void each_follower(Do&& with) {
+        each_busy([&](Group& group) {
+            if (!group.full) with(group.follower);
+        });
+    }
+
+    bool any_busy() const {
+        return std::any_of(groups_.begin() + 1, groups_.end(), [](const Group& g) { return g.busy != 0; });
     }
 
     uint64_t start_of(uint64_t fault) const { return deeds_[first_[fault]].first; }
+
+    // Put the pilot before the first fault that is left; false: none is.
+    bool begin() {
+        while (next_ < count_ && taken_[next_]) ++next_;
+        if (next_ >= count_) {
+            next_ = 0;
+            return false;
+        }
+        scan_ = next_;
+        to_checkpoint(before(start_of(next_)));
+        ++statistics.sweeps;
+        return true;
+    }
+
+    const Saved& before(uint64_t at) const {
+        size_t best = 0;
+        for (size_t i = 0; i < checkpoints_.size(); ++i)
+            if (checkpoints_[i].cycle <= at) best = i;
+        return checkpoints_[best];
+    }
+
+    void to_checkpoint(const Saved& from) {
+        restore_base(from.cycle);
+        pilot_.g->idle = 0;
+        restore(pilot_, from);
+        pilot_.g->idle = recorded();
+        if (recording_.whole()) recording_.enter(*pilot_.g, from.between);
+        entered_ = true;
+        for (size_t i = 1; i < groups_.size(); ++i) attach(groups_[i]), groups_[i].compare_at = 0;
+    }
+
+    // Where nobody has a fault, to the checkpoint before the next one; false: none is left for this sweep.
+    bool skip() {
+        if (any_busy()) return true;
+        if (pilot_.lanes[0].over) return false;
+        while (scan_ < count_ && (taken_[scan_] || start_of(scan_) < pilot_.cycle)) ++scan_;
+        if (scan_ >= count_) return false;
+        const Saved& from = before(start_of(scan_));
+        if (from.cycle > pilot_.cycle) to_checkpoint(from);
+        return true;
+    }
+
+    // False: the pilot is done.
+    bool cycle() {
+        pilot_.g->g.cycle = pilot_.cycle;
+        const V64* moved = recorded() && !entered_ ? recording_.moved(pilot_.cycle) : nullptr;
+        entered_ = false;
+        each_follower([&](Follower& follower) { follower.begin(moved); });
+        fill();
+        for (size_t i = 1; i < groups_.size(); ++i) {
+            Group& group = groups_[i];
+            group.cycle = pilot_.cycle;
+            if (group.busy || !group.forces.empty()) act(group);
+        }
+        pilot_before();
+        each_follower([](Follower& follower) { follower.before(); });
+        if (Engine::kEarly) host();
+        spread_inputs(pilot_.lanes[0].ports, *pilot_.g, ALL);
+        each_busy([&](Group& group) { give_inputs(group); });
+        pilot_after();
+        each_follower([](Follower& follower) { follower.after(); });
+        batches_.finish();
+        if (!Engine::kEarly) host();
+        each_busy([&](Group& group) { observe(group); });
+        pilot_writes();
+        each_follower([](Follower& follower) { follower.at_edge(); });
+        pilot_edge();
+        each_follower([](Follower& follower) { follower.end(); });
+        return cycle_ends();
+    }
+
+    // --- the pilot's part of a cycle, from the recording where there is one, and that of groups that compute everything ------------------------------------------------------
+    bool recorded() const { return recording_.whole() && pilot_.cycle < recording_.cycles(); }
+
+    void pilot_before() {
+        // Words are looked at also where nothing has changed.
+        pilot_.g->g.next |= table_.memories;
+        lanes_before(all_);
+        if (recorded()) recording_.before(*pilot_.g, pilot_.cycle);
+        tell(0);
+    }
+
+    void pilot_after() {
+        lanes_after(all_);
+        if (recorded()) recording_.after(*pilot_.g, pilot_.cycle);
+        tell(1);
+    }
+
+    void pilot_writes() {
+        if (!recorded()) lanes_peek(pilot_.g);
+        tell(2);
+    }
+
+    void pilot_edge() {
+        touch* const list = std::exchange(pilot_.g->g.touched, nullptr);
+        lanes_edge(all_);
+        pilot_.g->g.touched = list;
+        if (recorded()) recording_.edge(*pilot_.g, pilot_.cycle);
+    }
+
+    // Which words the pilot has touched in this part of the cycle.
+    void tell(unsigned part) {
+        auto& g = pilot_.g->g;
+        const std::pair<const touch*, const touch*> words =
+            recorded() ? recording_.touched(pilot_.cycle, part) : std::pair<const touch*, const touch*>{g.touched, g.touched + g.touched_count};
+        each_follower([&](Follower& follower) { follower.touched(words.first, words.second); });
+        g.touched_count = 0;
+    }
+
+    bool cycle_ends() {
+        Log& golden = pilot_.lanes[0].store.log;
+        each_busy([&](Group& group) {
+            if (golden.count || group.own()) group.commit(golden);
+        });
+        for (uint64_t i = 0; i < golden.count; ++i) base_[golden.address[i]] = golden.value[i];
+        golden.count = 0;
+        ++pilot_.cycle;
+        ++statistics.pilot_cycles;
+        const bool done = pilot_.done & 1;
+        pilot_.done = 0;
+        each_busy([&](Group& group) {
+            ++group.cycle;
+            count(group);
+            complete_all(group);
+            if (done) set_aside(group);
+            else compare(group);
+            if (pilot_.cycle % kWeigh == 0 && group.busy) weigh(group);
+        });
+        return !done;
+    }
+
+    // Whether it is cheaper to follow or to compute everything.
+    void weigh(Group& group) {
+        if (group.full) {
+            if (pilot_.cycle % (64 * kWeigh)) return;
+            group.full = group.follower.differing() * kItem * 2 > full_cost_;
+            group.g->idle = !group.full;
+            if (!group.full) group.follower.resume();
+        } else if (std::exchange(group.follower.work, 0) * kItem > kWeigh * full_cost_ * Follower::kOne) {
+            group.follower.complete();
+            group.follower.own_words();
+            lanes_disturb(group.g);
+            group.g->idle = 0;
+            group.full = true;
+        }
+    }
+
+    void count(const Group& group) {
+        ++statistics.group_cycles;
+        statistics.lane_cycles += static_cast<uint64_t>(__builtin_popcount(group.busy));
+    }
+
+    // --- who takes which fault ---------------------------------------------------------------------------------------------------
+    // Free lanes take faults that begin in this cycle.
+    void fill() {
+        if (pilot_.lanes[0].over) return;
+        while (scan_ < count_ && (taken_[scan_] || start_of(scan_) < pilot_.cycle)) ++scan_;
+        for (size_t i = scan_; i < count_ && start_of(i) == pilot_.cycle; ++i) {
+            if (taken_[i] || shared(i)) continue;
+            // It may be shared by the machine of the earlier one.
+            if (earlier_[i] != kNone && !taken_[earlier_[i]]) continue;
+            if (Group* group = home(i)) take(*group, group->free_lane(), i);
+        }
+    }
+
+    // Faults of a part that a group computes already cost it least; those of a kept module reach less of the machine than others,
+    // so they begin from the other end.
+    Group* home(uint64_t fault) {
+        const Deed& d = deeds_[first_[fault]];
+        const uint64_t item = d.space == kFlop ? table_.register_at(d.offset).first
+                              : d.space == kNet ? ItemTable::computes(d.offset)
+                                                : ~uint64_t{0};
+        const bool narrow = item < table_.items.size() && table_.items[item].registers;
+        if (narrow)
+            for (size_t i = groups_.size(); --i;)
+                if (groups_[i].busy && !groups_[i].occupied() && groups_[i].follower.computes(item)) return &groups_[i];
+        for (size_t k = 1; k < groups_.size(); ++k) {
+            Group& group = groups_[narrow ? groups_.size() - k : k];
+            if (!group.occupied()) return &group;
+        }
+        return nullptr;
+    }
 
     void take(Group& group, unsigned lane, uint64_t fault) {
         taken_[fault] = 1;
         auto& one = group.lanes[lane];
         one.fault = static_cast<int64_t>(fault);
-        one.state = group.lanes[0].state;
-        one.ports = group.lanes[0].ports;
+        one.state = pilot_.lanes[0].state;
+        one.ports = pilot_.lanes[0].ports;
         one.store.pages.clear();
+        one.store.log.count = 0;
         one.over = false;
         one.alike = true;
         one.same.clear();
         one.key = key_of(fault);
+        if (one.key) sharing_[one.key] = {&group, lane};
         one.pending = 0;
         for (uint64_t i = first_[fault]; i < first_[fault + 1]; ++i) one.pending = std::max(one.pending, deeds_[i].last);
         one.outcome = Outcome{};
@@ -583,58 +510,58 @@ private:
         return single ? (d.offset << 32 | d.mask) + 1 : 0;
     }
 
-    void cycle_begins() {
-        for (auto& group : groups_) {
-            if (group.g->idle) continue;
-            group.g->g.cycle = group.cycle;
-            if (!group.aside) fill(group);
-            act(group);
-        }
-    }
-
-    // Free lanes take faults that begin in this cycle.
-    void fill(Group& group) {
-        if (group.lanes[0].over) return;
-        while (group.scan < count_ && (taken_[group.scan] || start_of(group.scan) < group.cycle)) ++group.scan;
-        unsigned lane = 1;
-        for (size_t i = group.scan; i < count_ && start_of(i) == group.cycle; ++i) {
-            if (taken_[i] || shared(group, i)) continue;
-            while (lane < LANES && (group.busy >> lane & 1)) ++lane;
-            if (lane < LANES) take(group, lane, i);
+    // The last fault before that inverts the same bit.
+    void find_earlier() {
+        std::unordered_map<uint64_t, uint64_t> last;
+        earlier_.assign(count_, kNone);
+        for (uint64_t i = 0; i < count_; ++i) {
+            const uint64_t key = key_of(i);
+            if (!key) continue;
+            const auto [found, fresh] = last.emplace(key, i);
+            if (!fresh) earlier_[i] = std::exchange(found->second, i);
         }
     }
 
     // A lane that differs from lane 0 in one bit only is the machine of the fault that inverts this bit now.
-    bool shared(Group& group, uint64_t fault) {
+    bool shared(uint64_t fault) {
         const uint64_t key = key_of(fault);
-        if (!key) return false;
-        for (unsigned lane = 1; lane < LANES; ++lane) {
-            auto& one = group.lanes[lane];
-            if (one.key != key || !(group.busy >> lane & 1) || one.over || group.cycle <= one.pending) continue;
-            const Deed& d = deeds_[first_[fault]];
-            change(group.g->q + d.offset, lane, d);
-            const bool equal = !((group.registers_differ() | inputs_differ(group.g->t)) >> lane & 1) && same_surroundings(group, lane);
-            change(group.g->q + d.offset, lane, d);
-            if (!equal) continue;
-            taken_[fault] = 1;
-            one.same.emplace_back(fault, Outcome{});
-            one.same.back().second.first = -1;
-            ++statistics.faults, ++statistics.shared;
-            return true;
-        }
-        return false;
+        const auto found = key ? sharing_.find(key) : sharing_.end();
+        if (found == sharing_.end()) return false;
+        auto& [group, lane] = found->second;
+        auto& one = group->lanes[lane];
+        if (one.key != key || !(group->busy >> lane & 1) || one.over || pilot_.cycle <= one.pending) return false;
+        const Deed& d = deeds_[first_[fault]];
+        if (!group->full && !group->follower.computes(table_.register_at(d.offset).first)) return false;
+        d.change(group->g->q + d.offset, lane);
+        const bool equal = !((group->registers_differ() | inputs_odd(*group)) >> lane & 1) && same_surroundings(*group, lane);
+        d.change(group->g->q + d.offset, lane);
+        if (!equal) return false;
+        taken_[fault] = 1;
+        one.same.emplace_back(fault, Outcome{});
+        one.same.back().second.first = -1;
+        ++statistics.faults, ++statistics.shared;
+        return true;
+    }
+
+    // Lanes whose inputs differ from the pilot's, between cycles.
+    static B inputs_odd(const Group& group) {
+        return group.full || group.follower.has_inputs() ? inputs_differ(group.g->t) : 0;
+    }
+
+    bool bench_alike(const Lane& one) const {
+        return one.alike || !std::memcmp(&one.state, &pilot_.lanes[0].state, sizeof one.state);
     }
 
     // Memories, main memory and bench.
     bool same_surroundings(Group& group, unsigned lane) {
         B live = 0;
         bool live_pages = false;
-        const auto& one = group.lanes[lane];
+        group.cycle = pilot_.cycle;
         return !(group.memories_differ(golden_.memory_last.data(), live) >> lane & 1) &&
-               !group.store_differs(lane, golden_.store_last, live_pages) &&
-               (one.alike || !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state));
+               !group.store_differs(lane, base_, golden_.store_last, live_pages) && bench_alike(group.lanes[lane]);
     }
 
+    // --- what faults do ----------------------------------------------------------------------------------------------------------
     template <typename Do>
     void each_deed(Group& group, Do&& deed) {
         if (group.cycle >= limit_) return;
@@ -648,35 +575,21 @@ private:
         }
     }
 
-    static uint32_t changed(uint32_t old, const Deed& d) {
-        return d.set ? (old & ~d.mask) | (d.value & d.mask) : old ^ d.mask;
-    }
-
-    static void change(char* at, unsigned lane, const Deed& d) {
-        if (d.bit) {
-            const B old = LDB(at), mine = old >> lane & 1, now = changed(mine, d) & 1;
-            STB(at, (old & ~(B(1) << lane)) | now << lane);
-        } else {
-            uint32_t& limb = reinterpret_cast<uint32_t*>(at)[lane];
-            limb = changed(limb, d);
-        }
-    }
-
     // Deposits, and which nets are forced.
     void act(Group& group) {
-        if (!group.forces.empty()) lanes_disturb(group.g);
+        if (group.alone() && !group.forces.empty()) lanes_disturb(group.g);
         for (const force& f : group.forces) *const_cast<uint8_t*>(f.flag) = 0;
         group.forces.clear();
         each_deed(group, [&](unsigned lane, const Deed& d) {
-            lanes_disturb(group.g);
+            if (group.alone()) lanes_disturb(group.g);
+            announce(group, d);
             if (d.space == kFlop) {
-                change(group.g->q + d.offset, lane, d), change(group.g->d + d.offset, lane, d);
+                d.change(group.g->q + d.offset, lane), d.change(group.g->d + d.offset, lane);
             } else if (d.space == kMemory) {
-                change(group.g->g.memory + d.offset, lane, d);
-                bankside_mark(&group.g->g, d.offset - d.limb * sizeof(V), d.limbs);
+                d.change(group.g->g.memory + d.offset, lane);
             } else if (d.space == kStore) {
                 uint8_t& byte = group.lanes[lane].store.own(d.offset / kPage)[d.offset % kPage];
-                byte = static_cast<uint8_t>(changed(byte, d));
+                byte = static_cast<uint8_t>(d.changed(byte));
             } else if (d.space == kNet) {
                 group.forces.push_back(forced(group, lane, d));
             }
@@ -684,6 +597,15 @@ private:
         for (const force& f : group.forces) *const_cast<uint8_t*>(f.flag) = 1;
         group.g->g.forces = group.forces.data();
         group.g->g.force_count = group.forces.size();
+    }
+
+    // Who follows has to have what is about to change.
+    static void announce(Group& group, const Deed& d) {
+        if (group.aside) return;
+        if (d.space == kMemory) group.follower.change_word(d.offset - d.limb * sizeof(V), d.limbs);
+        if (group.full) return;
+        if (d.space == kFlop) group.follower.change_register(d.offset);
+        else if (d.space == kNet) group.follower.change_net(d.offset);
     }
 
     static force forced(const Group& group, unsigned lane, const Deed& d) {
@@ -697,50 +619,66 @@ private:
         return f;
     }
 
+    bool forces_ports(Group& group, Space space) {
+        bool any = false;
+        each_deed(group, [&](unsigned, const Deed& d) { any |= d.space == space; });
+        return any;
+    }
+
     void force_ports(Group& group, Space space) {
         each_deed(group, [&](unsigned lane, const Deed& d) {
-            if (d.space == space) change(group.g->t + d.offset, lane, d), lanes_disturb(group.g);
+            if (d.space == space) d.change(group.g->t + d.offset, lane);
         });
+        if (group.alone()) lanes_disturb(group.g);
     }
 
-    // Lanes whose bench does what that of lane 0 does are not driven on their own.
-    void drive_lanes(Group& group) {
-        if (!group.aside) {
-            const B odd = any_output_differs(group.g->t);
-            for (unsigned lane = 1; lane < LANES; ++lane) {
-                auto& one = group.lanes[lane];
-                if (!(group.busy >> lane & 1)) continue;
-                if (one.alike && ((odd >> lane & 1) || !one.store.pages.empty())) {
-                    one.alike = false;
-                    one.state = group.lanes[0].state;
-                    one.ports = group.lanes[0].ports;
-                }
-            }
-            drive_lane(group, 0);
+    // --- the bench ---------------------------------------------------------------------------------------------------------------
+    // Where outputs depend on inputs (not kEarly), it is about the inputs of the next cycle.
+    void host() {
+        each_busy([&](Group& group) { separate(group); });
+        drive_lane(pilot_, 0);
+        each_busy([&](Group& group) { drive_lanes(group); });
+    }
+
+    // Outputs of a group that follows are there where somebody may see a difference.
+    bool look(Group& group, bool early) {
+        if (group.full) return true;
+        if (!group.forced && !group.own() && !group.follower.shows()) return false;
+        group.follower.show(early);
+        return true;
+    }
+
+    // Lanes whose bench does what the pilot's does are not driven on their own.
+    void separate(Group& group) {
+        group.forced = forces_ports(group, kOutput);
+        B odd = 0;
+        const bool seen = look(group, Engine::kEarly);
+        if (seen) {
+            if (group.forced) force_ports(group, kOutput);
+            odd = any_output_differs(group.g->t);
         }
-        const B mine = own(group);
-        for (unsigned lane = 1; lane < LANES; ++lane)
-            if ((group.busy & ~mine) >> lane & 1) {
-                if (group.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
-                group.done |= (group.done & 1) << lane;
+        bool more = false;
+        for (unsigned lane = 1; lane < LANES; ++lane) {
+            auto& one = group.lanes[lane];
+            if (!(group.busy >> lane & 1) || !one.alike || (!(odd >> lane & 1) && one.store.pages.empty())) continue;
+            one.alike = false;
+            one.state = pilot_.lanes[0].state;
+            one.ports = pilot_.lanes[0].ports;
+            more = true;
+        }
+        if (more && !seen) look(group, Engine::kEarly);
+    }
+
+    void drive_lanes(Group& group) {
+        const B mine = group.own();
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+            if (mine >> lane & 1) {
+                drive_lane(group, lane);
+            } else if (group.busy >> lane & 1) {
+                if (pilot_.lanes[0].over && !group.lanes[lane].over) ends(group, lane);
+                group.done |= (pilot_.done & 1) << lane;
             }
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if (mine >> lane & 1) drive_lane(group, lane);
-    }
-
-    // Lanes that are driven on their own.
-    static B own(const Group& group) {
-        B found = 0;
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if ((group.busy >> lane & 1) && (group.aside || !group.lanes[lane].alike)) found |= B(1) << lane;
-        return found;
-    }
-
-    static void give_inputs(Group& group) {
-        const B mine = own(group);
-        spread_inputs(group.lanes[0].ports, *group.g, ~mine & ALL);
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if (mine >> lane & 1) scatter_inputs(group.lanes[lane].ports, *group.g, lane);
+        }
     }
 
     void drive_lane(Group& group, unsigned lane) {
@@ -750,14 +688,19 @@ private:
         if (engine_.drive(one.state, one.ports, one.store, group.cycle, one.over)) group.done |= B(1) << lane;
     }
 
-    // Where outputs depend on inputs (not kEarly), `drive_lanes` comes later in a cycle and is about the inputs of the next one.
-    void drive(Group& group) {
-        if (Engine::kEarly) {
-            force_ports(group, kOutput);
-            drive_lanes(group);
+    void give_inputs(Group& group) {
+        const B mine = group.own();
+        const bool forced = forces_ports(group, kInput);
+        if (group.full) {
+            spread_inputs(pilot_.lanes[0].ports, *group.g, ~mine & ALL);
+        } else if (!group.aside) {
+            if (!mine && !forced) return;
+            group.follower.take_inputs();
         }
-        give_inputs(group);
-        force_ports(group, kInput);
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if (mine >> lane & 1) scatter_inputs(group.lanes[lane].ports, *group.g, lane);
+        if (forced) force_ports(group, kInput);
+        if (!group.alone()) group.follower.inputs_given();
     }
 
     // The run of a lane is over in this cycle.
@@ -766,7 +709,7 @@ private:
         one.over = true;
         one.outcome.cycles = std::min(group.cycle, limit_);
         if (group.cycle >= limit_) one.outcome.end = 2;
-        if (!lane && !group.aside) return;
+        if (&group == &pilot_) return;
         const bool together = group.cycle == golden_.cycles && !group.aside;
         B live = 0;
         const B odd = together ? group.registers_differ() | group.memories_differ(golden_.memory_last.data(), live) : ALL;
@@ -774,10 +717,6 @@ private:
     }
 
     void observe(Group& group) {
-        if (!Engine::kEarly) {
-            force_ports(group, kOutput);
-            drive_lanes(group);
-        }
         B running = 0, without = 0;
         for (unsigned lane = 0; lane < LANES; ++lane) {
             if (!(group.busy >> lane & 1) || group.lanes[lane].over) continue;
@@ -786,31 +725,26 @@ private:
             const bool open = std::any_of(one.same.begin(), one.same.end(), [](auto& s) { return s.second.first < 0; });
             if (one.outcome.first < 0 || open) without |= B(1) << lane;
         }
-        if (!running) return;
-        if (without && !group.aside && !group.lanes[0].over) {
+        if (!running || !(group.aside || look(group, false))) return;
+        if (without && !group.aside && !pilot_.lanes[0].over) {
             const B odd = outputs_differ(group.g->t) & without;
             for (unsigned lane = 1; odd && lane < LANES; ++lane)
-                if (odd >> lane & 1) each_outcome(group.lanes[lane], [&](Outcome& outcome) {
+                if (odd >> lane & 1) group.lanes[lane].each_outcome([&](Outcome& outcome) {
                         if (outcome.first < 0) outcome.first = static_cast<int64_t>(group.cycle);
                     });
         }
         const B corrected = alarm_corrected(group.g->t) & running, detected = alarm_detected(group.g->t) & running;
         for (unsigned lane = 0; (corrected | detected) && lane < LANES; ++lane) {
-            each_outcome(group.lanes[lane], [&](Outcome& outcome) {
+            group.lanes[lane].each_outcome([&](Outcome& outcome) {
                 outcome.corrected |= corrected >> lane & 1;
                 outcome.detected |= detected >> lane & 1;
             });
         }
     }
 
-    template <typename Do>
-    static void each_outcome(bankside::Lane<Engine>& lane, Do&& with) {
-        with(lane.outcome);
-        for (auto& [fault, outcome] : lane.same) with(outcome);
-    }
-
+    // --- outcomes ----------------------------------------------------------------------------------------------------------------
     // The outcome of a lane, for all faults that it stands for.
-    void report(const bankside::Lane<Engine>& lane, const Outcome& outcome) {
+    void report(const Lane& lane, const Outcome& outcome) {
         out_[lane.fault] = outcome;
         for (const auto& [fault, own] : lane.same) {
             out_[fault] = outcome;
@@ -820,34 +754,17 @@ private:
         }
     }
 
-    void cycle_ends(Group& group) {
-        if (group.aside)
-            for (auto& lane : group.lanes) lane.store.put(lane.store.log), lane.store.log.count = 0;
-        else
-            group.commit();
-        ++group.cycle;
-        ++statistics.group_cycles;
-        statistics.lane_cycles += __builtin_popcount(group.busy);
-        const B done = group.done;
+    void complete_all(Group& group) {
+        const B done = group.done & group.busy;
         group.done = 0;
-        for (unsigned lane = group.aside ? 0 : 1; lane < LANES; ++lane)
-            if ((done & group.busy) >> lane & 1) complete(group, lane);
-        if (group.aside) {
-            group.g->idle = group.busy == 0;
-            return;
-        }
-        if (done & 1) {
-            set_aside(group);
-            begin(group);
-        } else if (group.cycle % kCompare == 0) {
-            compare(group);
-        }
+        for (unsigned lane = 0; done && lane < LANES; ++lane)
+            if (done >> lane & 1) complete(group, lane);
     }
 
     // A lane whose registers have been read.
     void complete(Group& group, unsigned lane) {
         auto& one = group.lanes[lane];
-        if (one.alike && !group.aside) one.state = group.lanes[0].state, one.ports = group.lanes[0].ports;
+        if (one.alike && !group.aside) one.state = pilot_.lanes[0].state, one.ports = pilot_.lanes[0].ports;
         Outcome& outcome = one.outcome;
         const uint8_t limit = outcome.end == 2;
         outcome.output = outcome.counters = 1;
@@ -865,48 +782,70 @@ private:
             if (!same_page(page, number, end)) return false;
         for (uint64_t at = 0; at < end.size(); at += kPage)
             if (!pages.count(at / kPage) &&
-                std::memcmp(group.base.data() + at, end.data() + at, std::min(kPage, end.size() - at)))
+                std::memcmp(base_.data() + at, end.data() + at, std::min(kPage, end.size() - at)))
                 return false;
         return true;
     }
 
     void release(Group& group, B which) {
         group.busy &= ~which;
-        if (!group.aside) group.join(which);
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if (which >> lane & 1) group.lanes[lane].fault = -1;
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+            if (!(which >> lane & 1)) continue;
+            auto& one = group.lanes[lane];
+            const auto found = sharing_.find(one.key);
+            if (found != sharing_.end() && found->second.first == &group && found->second.second == lane) sharing_.erase(found);
+            one.fault = -1;
+            one.key = 0;
+        }
+        if (group.aside) return;
+        group.join(which);
+        if (group.busy) return;
+        group.full = false;
+        group.g->idle = 1;
+        group.follower.reset();
     }
 
-    // Lanes that are equal to lane 0, or differ only in what it never looks at again, are decided.
+    // Lanes that are equal to lane 0, or differ only in what the pilot never looks at again, are decided.
     void compare(Group& group) {
-        B open = 0;
-        for (unsigned lane = 1; lane < LANES; ++lane)
-            if ((group.busy >> lane & 1) && !group.lanes[lane].over && group.cycle > group.lanes[lane].pending) open |= B(1) << lane;
-        if (!open || group.lanes[0].over) return;
+        const bool due = pilot_.cycle >= group.compare_at;
+        if (group.full && !due) return;
+        B open = group.busy & ~(group.full ? group.registers_differ() : group.follower.odd());
+        if (!open || pilot_.lanes[0].over) return;
+        if (!due && group.g->g.dirty_count) return;
+        // Who has many words of its own is looked at less often.
+        if (due) group.compare_at = pilot_.cycle + std::clamp<uint64_t>(group.g->g.dirty_count / 4, kCompare, 16 * kCompare);
         for (unsigned lane = 1; lane < LANES; ++lane) {
             auto& one = group.lanes[lane];
-            if ((open >> lane & 1) && !one.alike && one.store.pages.empty() &&
-                !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state) && !(inputs_differ(group.g->t) >> lane & 1))
-                one.alike = true;
+            if (one.over || group.cycle <= one.pending || (!due && !one.alike)) open &= ~(B(1) << lane);
         }
-        open &= ~(group.registers_differ() | inputs_differ(group.g->t));
+        if (due) become_alike(group, open);
+        open &= ~inputs_odd(group);
         if (!open) return;
         B live = 0;
         const B memories = group.memories_differ(golden_.memory_last.data(), live);
         open &= ~live;
+        B decided = 0;
         for (unsigned lane = 1; lane < LANES; ++lane) {
             if (!(open >> lane & 1)) continue;
             auto& one = group.lanes[lane];
             bool live_pages = false;
-            const bool store = group.store_differs(lane, golden_.store_last, live_pages);
-            const bool bench = one.alike || !std::memcmp(&one.state, &group.lanes[0].state, sizeof one.state);
-            if (live_pages || !bench) continue;
+            const bool store = group.store_differs(lane, base_, golden_.store_last, live_pages);
+            if (live_pages || !bench_alike(one)) continue;
             decide(one, memories >> lane & 1, store);
-            release(group, B(1) << lane);
+            decided |= B(1) << lane;
+        }
+        if (decided) release(group, decided);
+    }
+
+    void become_alike(Group& group, B open) {
+        for (unsigned lane = 1; lane < LANES; ++lane) {
+            auto& one = group.lanes[lane];
+            if ((open >> lane & 1) && !one.alike && one.store.pages.empty() && bench_alike(one) && !(inputs_odd(group) >> lane & 1))
+                one.alike = true;
         }
     }
 
-    void decide(bankside::Lane<Engine>& lane, bool memories, bool store) {
+    void decide(Lane& lane, bool memories, bool store) {
         Outcome outcome = golden_.outcome;
         outcome.first = lane.outcome.first;
         outcome.corrected = lane.outcome.corrected;
@@ -917,8 +856,10 @@ private:
         ++(memories || store ? statistics.decided : statistics.converged);
     }
 
-    // --- who is still running when lane 0 is done ----------------------------------------------------------------------------------
+    // --- who is still running when the pilot is done -----------------------------------------------------------------------------
     void set_aside(Group& group) {
+        if (!group.busy) return;
+        if (!group.full) group.follower.complete();
         for (unsigned lane = 1; lane < LANES; ++lane) {
             if (!(group.busy >> lane & 1)) continue;
             auto& one = group.lanes[lane];
@@ -930,51 +871,68 @@ private:
                     const uint64_t at = group.g->g.dirty[i].offset + k * sizeof(V);
                     saved.memory.emplace_back(at, reinterpret_cast<uint32_t*>(group.g->g.memory + at)[lane]);
                 }
-            saved.state = one.alike ? group.lanes[0].state : one.state;
-            saved.ports = one.alike ? group.lanes[0].ports : one.ports;
+            saved.state = one.alike ? pilot_.lanes[0].state : one.state;
+            saved.ports = one.alike ? pilot_.lanes[0].ports : one.ports;
             saved.same = one.same;
             saved.pages = one.store.pages;
             saved.fault = one.fault;
             saved.pending = one.pending;
             saved.outcome = one.outcome;
-            over_.push_back(one.over);
+            saved.over = one.over;
             aside_.push_back(std::move(saved));
             ++statistics.set_aside;
         }
-        group.busy = 0;
+        release(group, group.busy);
     }
 
     void finish_aside() {
         size_t next = 0;
-        for (auto& group : groups_) group.aside = true;
-        while (next < aside_.size() || busy_any()) {
-            for (auto& group : groups_)
-                if (group.g->idle && next < aside_.size()) next = go_on(group, next);
-            cycle_begins();
-            lanes_before(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) drive(group);
-            lanes_after(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) observe(group);
-            lanes_edge(all_);
-            for (auto& group : groups_)
-                if (!group.g->idle) cycle_ends(group);
+        base_ = golden_.final;
+        for (size_t i = 1; i < groups_.size(); ++i) {
+            groups_[i].aside = true;
+            groups_[i].follower.detach();
         }
-        for (auto& group : groups_) group.aside = false;
+        while (next < aside_.size() || any_busy()) {
+            for (size_t i = 1; i < groups_.size() && next < aside_.size(); ++i)
+                if (!groups_[i].busy) next = go_on(groups_[i], next);
+            aside_cycle();
+        }
+        for (size_t i = 1; i < groups_.size(); ++i) groups_[i].aside = false;
         aside_.clear();
-        over_.clear();
     }
 
-    bool busy_any() const {
-        return std::any_of(groups_.begin(), groups_.end(), [](const Group& g) { return !g.g->idle; });
+    void aside_cycle() {
+        each_busy([&](Group& group) {
+            group.g->g.cycle = group.cycle;
+            act(group);
+        });
+        lanes_before(all_);
+        if (Engine::kEarly) each_busy([&](Group& group) { drive_aside(group); });
+        each_busy([&](Group& group) { give_inputs(group); });
+        lanes_after(all_);
+        each_busy([&](Group& group) {
+            if (!Engine::kEarly) drive_aside(group);
+            observe(group);
+        });
+        lanes_edge(all_);
+        each_busy([&](Group& group) {
+            for (auto& lane : group.lanes) lane.store.put(lane.store.log), lane.store.log.count = 0;
+            ++group.cycle;
+            count(group);
+            complete_all(group);
+            group.g->idle = group.busy == 0;
+        });
+    }
+
+    void drive_aside(Group& group) {
+        if (forces_ports(group, kOutput)) force_ports(group, kOutput);
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if (group.busy >> lane & 1) drive_lane(group, lane);
     }
 
     // Up to 16 of those set aside in one group; all stopped in the same cycle.
     size_t go_on(Group& group, size_t next) {
         restore(group, end_);
-        group.base = golden_.final;
-        for (auto& lane : group.lanes) attach(lane, group);
         group.g->idle = 0;
         for (unsigned lane = 0; lane < LANES && next < aside_.size(); ++lane, ++next) {
             const Saved& saved = aside_[next];
@@ -990,14 +948,12 @@ private:
             one.outcome = saved.outcome;
             one.same = saved.same;
             one.alike = false;
-            one.over = over_[next];
+            one.over = saved.over;
             group.busy |= B(1) << lane;
             scatter_inputs(one.ports, *group.g, lane);
         }
         return next;
     }
-
-    std::vector<bool> over_;
 };
 
 }  // namespace bankside
