@@ -247,13 +247,19 @@ class _Tables:
                 self.readers.setdefault(source[:2], set()).add(index)
         for place in self.early:
             self.readers.setdefault(place, set()).add(self.owner[place])
+        self._check_order()
+        self.sets: dict[frozenset[int], int] = {}
+
+    def _check_order(self) -> None:
+        """Who reads a value of this cycle comes after who computes it."""
         for place, users in self.readers.items():
             owner = self.owner.get(place, -1)
-            if place[0] == "t" and owner < self.bench and min(users) <= owner:
-                early = self.early.get(place)
-                if early is None or users != {owner}:
-                    raise ToolError(f"t + {place[1]} is read before it is computed")
-        self.sets: dict[frozenset[int], int] = {}
+            after = owner if place in self.early else owner + 1
+            if place[0] == "t" and owner < self.bench and min(users) < after:
+                raise ToolError(
+                    f"function {min(users)} of the design reads t + {place[1]}, which function "
+                    f"{owner} computes later; expected it to come first"
+                )
 
     def _owners(self) -> None:
         for span in self.inputs:
