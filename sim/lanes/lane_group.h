@@ -85,6 +85,7 @@ public:
     B busy = 0;          // lanes with a fault
     B done = 0;          // lanes whose registers have been read in this cycle
     uint64_t compare_at = 0;  // cycle of the next comparison of memories
+    bool other_inputs = false;  // some lane may have other inputs than the pilot
     bool full = false;   // so much differs that it is cheaper to compute everything
     bool aside = false;  // lanes that go on after the pilot is done; all of them have faults
     bool forced = false;  // an output is, in this cycle

@@ -34,7 +34,7 @@ struct Golden {
     std::vector<std::pair<uint64_t, Log>> writes;       // (cycle, bytes)
 };
 
-// computed: items of the groups that follow; a cycle of the pilot has `bankside_before_count + ...` of them.
+// lane_cycles: of all lanes of groups that compute everything, of those with a fault in groups that follow; computed: items of the latter.
 struct Statistics {
     uint64_t pilot_cycles, group_cycles, lane_cycles, faults, sweeps, converged, decided, set_aside, shared, computed;
 };
@@ -155,6 +155,7 @@ private:
     std::vector<Saved> checkpoints_, aside_;
     std::vector<touch> touched_;
     double full_cost_ = 0;  // seconds of a cycle of a group in which everything is computed
+    bool inputs_moved_ = false;  // the pilot's are not those of the cycle before
     bool entered_ = false;  // the pilot has just come to a checkpoint
     Batches batches_{table_, &all_->group[0]};
     Recording recording_;
@@ -356,7 +357,7 @@ private:
         pilot_before();
         each_follower([](Follower& follower) { follower.before(); });
         if (Engine::kEarly) host();
-        spread_inputs(pilot_.lanes[0].ports, *pilot_.g, ALL);
+        pilot_inputs();
         each_busy([&](Group& group) { give_inputs(group); });
         pilot_after();
         each_follower([](Follower& follower) { follower.after(); });
@@ -379,6 +380,14 @@ private:
         lanes_before(all_);
         if (recorded()) recording_.before(*pilot_.g, pilot_.cycle);
         tell(0);
+    }
+
+    // Whoever reads inputs that have changed is told; so are we.
+    void pilot_inputs() {
+        const uint64_t now = std::exchange(pilot_.g->g.now, 0);
+        spread_inputs(pilot_.lanes[0].ports, *pilot_.g, ALL);
+        inputs_moved_ = pilot_.g->g.now != 0;
+        pilot_.g->g.now |= now;
     }
 
     void pilot_after() {
@@ -442,13 +451,13 @@ private:
             group.follower.own_words();
             lanes_disturb(group.g);
             group.g->idle = 0;
-            group.full = true;
+            group.full = group.other_inputs = true;
         }
     }
 
     void count(const Group& group) {
         ++statistics.group_cycles;
-        statistics.lane_cycles += static_cast<uint64_t>(__builtin_popcount(group.busy));
+        statistics.lane_cycles += group.alone() ? LANES : static_cast<uint64_t>(__builtin_popcount(group.busy));
     }
 
     // --- who takes which fault ---------------------------------------------------------------------------------------------------
@@ -692,7 +701,8 @@ private:
         const B mine = group.own();
         const bool forced = forces_ports(group, kInput);
         if (group.full) {
-            spread_inputs(pilot_.lanes[0].ports, *group.g, ~mine & ALL);
+            if (inputs_moved_ || mine || group.other_inputs) spread_inputs(pilot_.lanes[0].ports, *group.g, ~mine & ALL);
+            group.other_inputs = mine || forced;
         } else if (!group.aside) {
             if (!mine && !forced) return;
             group.follower.take_inputs();
@@ -808,9 +818,10 @@ private:
     // Lanes that are equal to lane 0, or differ only in what the pilot never looks at again, are decided.
     void compare(Group& group) {
         const bool due = pilot_.cycle >= group.compare_at;
-        if (group.full && !due) return;
+        if (pilot_.lanes[0].over || (group.full && !due)) return;
+        if (group.full) group.compare_at = pilot_.cycle + 2 * kCompare;
         B open = group.busy & ~(group.full ? group.registers_differ() : group.follower.odd());
-        if (!open || pilot_.lanes[0].over) return;
+        if (!open) return;
         if (!due && group.g->g.dirty_count) return;
         // Who has many words of its own is looked at less often.
         if (due) group.compare_at = pilot_.cycle + std::clamp<uint64_t>(group.g->g.dirty_count / 4, kCompare, 16 * kCompare);
