@@ -129,23 +129,31 @@ public:
     std::vector<uint32_t> snapshot() const { return t_.values(); }
 
     // --- instead of computing it -------------------------------------------------------------------------------------------------
-    void enter(lane_group& g, const std::vector<uint32_t>& snapshot) const { t_.set(g.t, snapshot); }
-
-    void before(lane_group& g, uint64_t cycle) const { t_.apply(g.t, cycle ? cycles_[cycle - 1].t[1] : t_first_, cycles_[cycle].t[0]); }
-
-    // `d` is the state of the cycle before; it becomes that of the next one.
-    void after(lane_group& g, uint64_t cycle) const {
-        t_.apply(g.t, cycles_[cycle].t[0], cycles_[cycle].t[1]);
-        q_.apply(g.d, cycle < 2 ? q_first_ : cycles_[cycle - 2].q, cycles_[cycle].q);
+    // A group is in the state of a cycle, with a snapshot.
+    void enter(lane_group& g, uint64_t cycle, const std::vector<uint32_t>& snapshot) {
+        t_.set(g.t, snapshot);
+        q_at_ = d_at_ = words_at_ = cycle;
     }
 
-    void edge(lane_group& g, uint64_t cycle) const {
-        const Cycle& now = cycles_[cycle];
-        uint64_t value = cycle ? cycles_[cycle - 1].values : 0;
-        for (uint64_t i = now.touched[1]; i < now.touched[2]; ++i)
-            for (uint32_t k = 0; k < touched_[i].limbs; ++k)
-                STV(g.g.memory + touched_[i].offset + k * sizeof(V), K(values_[value++]));
+    // Registers and words, where somebody is going to look at them in this cycle.
+    void catch_up(lane_group& g, uint64_t cycle) {
+        q_.apply(g.q, registers(q_at_), registers(cycle));
+        q_at_ = cycle;
+        for (; words_at_ < cycle; ++words_at_) write(g, words_at_);
+    }
+
+    void before(lane_group& g, uint64_t cycle) const { t_.apply(g.t, cycle ? cycles_[cycle - 1].t[1] : t_first_, cycles_[cycle].t[0]); }
+    void after(lane_group& g, uint64_t cycle) const { t_.apply(g.t, cycles_[cycle].t[0], cycles_[cycle].t[1]); }
+
+    // After `catch_up`: the next state into `d`, and the edge.
+    void next(lane_group& g, uint64_t cycle) {
+        q_.apply(g.d, registers(d_at_), registers(cycle + 1));
+        d_at_ = cycle + 1;
+    }
+    void edge(lane_group& g) {
+        write(g, words_at_++);
         std::swap(g.q, g.d);
+        std::swap(q_at_, d_at_);
     }
 
     // Items that read something which was not the same in the cycle before.
@@ -171,6 +179,20 @@ private:
     uint64_t vectors_ = bankside_item_words / 8;
     Items moving_;
     std::vector<V64> moved_;
+
+    uint64_t q_at_ = 0, d_at_ = 0, words_at_ = 0;  // cycle whose state is there
+
+    // Changes up to the beginning of a cycle.
+    Changes::Mark registers(uint64_t cycle) const { return cycle ? cycles_[cycle - 1].q : q_first_; }
+
+    // What the edge of a cycle writes.
+    void write(lane_group& g, uint64_t cycle) const {
+        const Cycle& now = cycles_[cycle];
+        uint64_t value = cycle ? cycles_[cycle - 1].values : 0;
+        for (uint64_t i = now.touched[1]; i < now.touched[2]; ++i)
+            for (uint32_t k = 0; k < touched_[i].limbs; ++k)
+                STV(g.g.memory + touched_[i].offset + k * sizeof(V), K(values_[value++]));
+    }
 
     void take(const lane_group& g, unsigned part) {
         Cycle& now = cycles_.back();

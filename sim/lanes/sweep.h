@@ -155,6 +155,7 @@ private:
     std::vector<Saved> checkpoints_, aside_;
     std::vector<touch> touched_;
     double full_cost_ = 0;  // seconds of a cycle of a group in which everything is computed
+    bool watched_ = false;       // somebody looks at registers or words of the pilot
     bool inputs_moved_ = false;  // the pilot's are not those of the cycle before
     bool entered_ = false;  // the pilot has just come to a checkpoint
     Batches batches_{table_, &all_->group[0]};
@@ -326,7 +327,7 @@ private:
         pilot_.g->idle = 0;
         restore(pilot_, from);
         pilot_.g->idle = recorded();
-        if (recording_.whole()) recording_.enter(*pilot_.g, from.between);
+        if (recording_.whole()) recording_.enter(*pilot_.g, from.cycle, from.between);
         entered_ = true;
         for (size_t i = 1; i < groups_.size(); ++i) attach(groups_[i]), groups_[i].compare_at = 0;
     }
@@ -349,6 +350,9 @@ private:
         entered_ = false;
         each_follower([&](Follower& follower) { follower.begin(moved); });
         fill();
+        watched_ = false;
+        each_busy([&](const Group& group) { watched_ |= !group.full || group.g->g.pilot; });
+        if (recorded() && watched_) recording_.catch_up(*pilot_.g, pilot_.cycle);
         for (size_t i = 1; i < groups_.size(); ++i) {
             Group& group = groups_[i];
             group.cycle = pilot_.cycle;
@@ -393,6 +397,7 @@ private:
     void pilot_after() {
         lanes_after(all_);
         if (recorded()) recording_.after(*pilot_.g, pilot_.cycle);
+        if (recorded() && watched_) recording_.next(*pilot_.g, pilot_.cycle);
         tell(1);
     }
 
@@ -405,7 +410,7 @@ private:
         touch* const list = std::exchange(pilot_.g->g.touched, nullptr);
         lanes_edge(all_);
         pilot_.g->g.touched = list;
-        if (recorded()) recording_.edge(*pilot_.g, pilot_.cycle);
+        if (recorded() && watched_) recording_.edge(*pilot_.g);
     }
 
     // Which words the pilot has touched in this part of the cycle.
