@@ -49,6 +49,33 @@ def test_what_differs_names_what_is_missing_and_shows_how_it_depends_on_it() -> 
     assert LEFT_OUT and all(LEFT_OUT.values())
 
 
+def test_no_cell_is_outside_what_the_papers_leave_open() -> None:
+    """The GPUs' rate, copies of the weights and the run together: each paper's number lies between
+    the least and the most of them, to `CLOSE`.
+    """
+    for row, other in zip(result()["cells"], result()["sensitivity"], strict=True):
+        values = [row["ours"], *(other[name] for name in SETTINGS)]
+        assert (1 - CLOSE) * min(values) <= row["paper"] <= (1 + CLOSE) * max(values), row["name"]
+        for rate in ("", "156, "):
+            assert other[f"{rate}least run"] <= other[f"{rate}most run"], row["name"]
+
+
+def test_runs_are_those_of_all_models_and_data_sets() -> None:
+    """One by one, without the cells' own words."""
+    rows = {row["name"]: row for row in result()["sensitivity"]}
+    both = [l3.scaling(model, dataset)["both"] for model, dataset in points()]
+    for version in ("CHIME", "v1"):
+        row = rows[f"8 times both ({version})"]
+        assert (row["least run"], row["most run"]) == (min(both), max(both))
+    slower = [
+        l3.ours(m, "openr1_math", TABLE_I).seconds
+        / l3.baseline(m, "openr1_math", "hbm_pim_ext", TABLE_I).seconds
+        for m in published()["models"]
+    ]
+    row = rows["latency of a pass over HBM-PIM-EXT, OpenR1 (CHIME)"]
+    assert (row["156, least run"], row["156, most run"]) == (min(slower), max(slower))
+
+
 def test_cells_that_must_be_close() -> None:
     for name in ("speed-up over rank_pim", "batch over HBM", "latency saved", "bank units"):
         assert abs(found(name)["ratio"] - 1) <= CLOSE, name
