@@ -89,6 +89,7 @@ public:
     bool full = false;   // so much differs that it is cheaper to compute everything
     bool aside = false;  // lanes that go on after the pilot is done; all of them have faults
     bool forced = false;  // an output is, in this cycle
+    uint64_t last_deed = 0;  // cycle after which no fault acts any more
     std::vector<force> forces;
     Follower follower;
 
@@ -201,17 +202,17 @@ public:
         for (unsigned lane = 1; lane < LANES; ++lane)
             if (which >> lane & 1) {
                 lanes[lane].store.pages.clear();
-                lanes[lane].alike = true;
+                set_alike(lane, true);
             }
     }
 
     // --- lanes by what they do ---------------------------------------------------------------------------------------------------
     // Lanes that are driven on their own.
-    B own() const {
-        B found = 0;
-        for (unsigned lane = 0; lane < LANES; ++lane)
-            if ((busy >> lane & 1) && (aside || !lanes[lane].alike)) found |= B(1) << lane;
-        return found;
+    B own() const { return aside ? busy : busy & apart_; }
+
+    void set_alike(unsigned lane, bool alike) {
+        lanes[lane].alike = alike;
+        apart_ = (apart_ & ~(B(1) << lane)) | B(!alike) << lane;
     }
 
     unsigned free_lane() const { return static_cast<unsigned>(__builtin_ctz(~(busy | 1))); }
@@ -252,6 +253,9 @@ public:
         }
         return !store.pages.empty();
     }
+
+private:
+    B apart_ = 0;  // lanes that are not alike
 };
 
 }  // namespace bankside

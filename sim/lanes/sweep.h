@@ -505,12 +505,13 @@ private:
         one.store.pages.clear();
         one.store.log.count = 0;
         one.over = false;
-        one.alike = true;
+        group.set_alike(lane, true);
         one.same.clear();
         one.key = key_of(fault);
         if (one.key) sharing_[one.key] = {&group, lane};
         one.pending = 0;
         for (uint64_t i = first_[fault]; i < first_[fault + 1]; ++i) one.pending = std::max(one.pending, deeds_[i].last);
+        group.last_deed = std::max(group.last_deed, one.pending);
         one.outcome = Outcome{};
         one.outcome.first = -1;
         group.busy |= B(1) << lane;
@@ -578,7 +579,7 @@ private:
     // --- what faults do ----------------------------------------------------------------------------------------------------------
     template <typename Do>
     void each_deed(Group& group, Do&& deed) {
-        if (group.cycle >= limit_) return;
+        if (group.cycle >= limit_ || group.cycle > group.last_deed) return;
         for (unsigned lane = 0; lane < LANES; ++lane) {
             const auto& one = group.lanes[lane];
             if (!(group.busy >> lane & 1) || one.over || group.cycle > one.pending) continue;
@@ -675,7 +676,7 @@ private:
         for (unsigned lane = 1; lane < LANES; ++lane) {
             auto& one = group.lanes[lane];
             if (!(group.busy >> lane & 1) || !one.alike || (!(odd >> lane & 1) && one.store.pages.empty())) continue;
-            one.alike = false;
+            group.set_alike(lane, false);
             one.state = pilot_.lanes[0].state;
             one.ports = pilot_.lanes[0].ports;
             more = true;
@@ -732,25 +733,14 @@ private:
     }
 
     void observe(Group& group) {
-        B running = 0, without = 0;
-        for (unsigned lane = 0; lane < LANES; ++lane) {
-            if (!(group.busy >> lane & 1) || group.lanes[lane].over) continue;
-            running |= B(1) << lane;
-            const auto& one = group.lanes[lane];
-            const bool open = std::any_of(one.same.begin(), one.same.end(), [](auto& s) { return s.second.first < 0; });
-            if (one.outcome.first < 0 || open) without |= B(1) << lane;
-        }
-        if (!running || !(group.aside || look(group, false))) return;
-        if (without && !group.aside && !pilot_.lanes[0].over) {
-            const B odd = outputs_differ(group.g->t) & without;
-            for (unsigned lane = 1; odd && lane < LANES; ++lane)
-                if (odd >> lane & 1) group.lanes[lane].each_outcome([&](Outcome& outcome) {
-                        if (outcome.first < 0) outcome.first = static_cast<int64_t>(group.cycle);
-                    });
-        }
-        const B corrected = alarm_corrected(group.g->t) & running, detected = alarm_detected(group.g->t) & running;
-        for (unsigned lane = 0; (corrected | detected) && lane < LANES; ++lane) {
+        if (!(group.aside || look(group, false))) return;
+        const B odd = group.aside || pilot_.lanes[0].over ? 0 : outputs_differ(group.g->t);
+        const B corrected = alarm_corrected(group.g->t), detected = alarm_detected(group.g->t);
+        const B some = (odd | corrected | detected) & group.busy;
+        for (unsigned lane = 0; some && lane < LANES; ++lane) {
+            if (!(some >> lane & 1) || group.lanes[lane].over) continue;
             group.lanes[lane].each_outcome([&](Outcome& outcome) {
+                if (odd >> lane & 1 && outcome.first < 0) outcome.first = static_cast<int64_t>(group.cycle);
                 outcome.corrected |= corrected >> lane & 1;
                 outcome.detected |= detected >> lane & 1;
             });
@@ -815,6 +805,7 @@ private:
         if (group.aside) return;
         group.join(which);
         if (group.busy) return;
+        group.last_deed = 0;
         group.full = false;
         group.g->idle = 1;
         group.follower.reset();
@@ -857,7 +848,7 @@ private:
         for (unsigned lane = 1; lane < LANES; ++lane) {
             auto& one = group.lanes[lane];
             if ((open >> lane & 1) && !one.alike && one.store.pages.empty() && bench_alike(one) && !(inputs_odd(group) >> lane & 1))
-                one.alike = true;
+                group.set_alike(lane, true);
         }
     }
 
@@ -961,9 +952,10 @@ private:
             one.store.pages = saved.pages;
             one.fault = saved.fault;
             one.pending = saved.pending;
+            group.last_deed = std::max(group.last_deed, one.pending);
             one.outcome = saved.outcome;
             one.same = saved.same;
-            one.alike = false;
+            group.set_alike(lane, false);
             one.over = saved.over;
             group.busy |= B(1) << lane;
             scatter_inputs(one.ports, *group.g, lane);
