@@ -26,6 +26,8 @@ $(STAMP): pyproject.toml
 	  echo "this Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -e '.[$(EXTRAS)]'
+	@# Compiles the memory controllers, which the first answer of `map` would wait for; `doctor` says what is missing.
+	-@$(BANKSIDE) map --model llama-3-70b --machine rank-pim --context 1024 --batch 1 >/dev/null 2>&1
 	@touch $@
 
 run: $(STAMP)
