@@ -22,9 +22,9 @@ from bankside.isa.program import Program
 from bankside.registry import Lazy, Registry
 from bankside.sim.elaborate import to_json
 from bankside.sim.faults import OUTCOME, STORE, Action, Site, check_actions, default_limit
-from bankside.sim.lanes.build import build_lanes
+from bankside.sim.lanes.build import build_lanes, design_of
 from bankside.sim.lanes.lanes import WIDTH
-from bankside.sim.lanes.places import Place
+from bankside.sim.lanes.places import Design, Place
 from bankside.sim.lanes.ports import ports_header
 from bankside.sim.lanes.segment import LIMB
 from bankside.sim.rtl.tops import top_of
@@ -107,7 +107,7 @@ class LaneFaults:
         self.machine, self.program = machine, program
         bench = BENCHES.get(machine.engine)
         netlist = netlist if netlist is not None else to_json(*top_of(machine))
-        header = self._header(netlist, nets, bench)
+        header = _header(design_of(netlist, nets=nets)[0], bench)
         self._library, self.design = build_lanes(
             netlist, nets=nets,
             bench=(_FOLDER / bench.source, *(_FOLDER / h for h in _HEADERS), header,
@@ -129,16 +129,6 @@ class LaneFaults:
             )
         )  # fmt: skip
         self.golden = self._golden(limit)
-
-    def _header(self, netlist: Path, nets: bool, bench: _Bench) -> Path:
-        """The generated C++ of the ports, which depends on where they lie."""
-        design = build_lanes(netlist, nets=nets)[1]
-        text = ports_header(design, bench.traces)
-        folder = build_root() / "lane-ports" / content_hash({"text": text})[:24]
-        path = folder / "lane_ports.h"
-        if not path.exists():
-            atomic_write(path, text)
-        return path
 
     @property
     def _store_bytes(self) -> int:
@@ -244,6 +234,15 @@ class LaneFaults:
              int(place.width == 1 and place.kind != "memory"), limb, place.limbs, *common)
             for limb in range(place.limbs) if action.mask >> 32 * limb & 0xFFFFFFFF
         ]  # fmt: skip
+
+
+def _header(design: Design, bench: _Bench) -> Path:
+    """The generated C++ of the ports, which depends on where they lie."""
+    text = ports_header(design, bench.traces)
+    path = build_root() / "lane-ports" / content_hash({"text": text})[:24] / "lane_ports.h"
+    if not path.exists():
+        atomic_write(path, text)
+    return path
 
 
 def _offset(place: Place, word: int, limb: int) -> int:
