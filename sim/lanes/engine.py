@@ -37,6 +37,8 @@ _HEADERS = (
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
 _OPS = {"flip": 0, "hold": 1, "force": 2}
 _FOREVER = (1 << 64) - 1
+#: Bytes that the recording of a run without faults takes at most.
+RECORDING_BYTES = 1 << 30
 
 _DEED = np.dtype(
     [("op", "<u4"), ("space", "<u4"), ("offset", "<u8"),
@@ -95,15 +97,25 @@ class LaneFaults:
         machine, program: as for the other executions.
         netlist: of a changed design, such as a protected one; by default that of the machine.
         nets: combinational nets can be forced, which costs speed.
+        limit: cycles of the run without faults at most.
+        recording_bytes: of its recording at most; a run that needs more is computed anew in every
+            sweep (`recorded` is False), with the same outcomes.
 
     Raises:
         ProgramError: the program does not end within `limit` cycles.
+        ConfigError: `recording_bytes` is negative or has more than 64 bits.
     """
 
     def __init__(
         self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
         lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
+        recording_bytes: int = RECORDING_BYTES,
     ) -> None:  # fmt: skip
+        if not 0 <= recording_bytes < 1 << 64:
+            raise ConfigError(
+                f"recording_bytes is {recording_bytes}; expected 0 to 2^64 - 1 bytes, "
+                f"{RECORDING_BYTES} where memory is not scarce"
+            )
         self.machine, self.program = machine, program
         bench = BENCHES.get(machine.engine)
         netlist = netlist if netlist is not None else to_json(*top_of(machine))
@@ -128,6 +140,9 @@ class LaneFaults:
                 ctypes.c_uint64(self._store_bytes), ctypes.c_uint64(self._groups),
             )
         )  # fmt: skip
+        # Of the library, which others may use with another limit.
+        limit_of = ctypes.c_uint64.in_dll(self._library, "bankside_recording_bytes")
+        limit_of.value = recording_bytes
         self.golden = self._golden(limit)
 
     @property
@@ -149,6 +164,12 @@ class LaneFaults:
         image = np.zeros(self._store_bytes or self._burst_bytes, np.uint8)
         self._library.sweep_image(self._handle, _pointer(image), ctypes.c_uint64(image.nbytes))
         return GoldenRun(row[0], image)
+
+    @property
+    def recorded(self) -> bool:
+        """The run without faults is in memory, and sweeps need not compute it."""
+        self._library.sweep_recorded.restype = ctypes.c_uint64
+        return bool(self._library.sweep_recorded(self._handle))
 
     def close(self) -> None:
         """Free the machines."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bankside.errors import ConfigError
 from bankside.fault_injection.protect import protected
 from bankside.isa.machines import AnyMachine, load_machine
 from bankside.isa.program import Program
@@ -69,7 +70,7 @@ def pair(engine, pairs) -> Pair:
 
 def differences(faults: Faults, found: np.ndarray, expected: np.ndarray) -> list[str]:
     return [
-        f"{list(actions)}: {dict(zip(OUTCOME.names, row, strict=True))}; referee: {other}"
+        f"{list(actions)}: {dict(zip(OUTCOME.names, row, strict=True))}; expected: {other}"
         for actions, row, other in zip(faults, found, expected, strict=True)
         if row != other
     ]
@@ -123,6 +124,23 @@ def test_order_and_lanes_do_not_matter(pair):
     together = pair.lanes.run(faults)
     assert np.array_equal(pair.lanes.run(faults[::-1])[::-1], together)
     assert np.array_equal(np.concatenate([pair.lanes.run([f]) for f in faults]), together)
+
+
+@ENGINES
+def test_a_run_that_is_too_long_to_be_recorded(pair):
+    """Sweeps compute it then: at once, or from the cycle on in which there was no more room."""
+    assert pair.lanes.recorded
+    faults = pair.faults(14, 300)
+    expected = pair.lanes.run(faults)
+    for room in (0, 100_000):
+        lanes = LaneFaults(pair.lanes.machine, pair.program, lanes=32, recording_bytes=room)
+        assert not lanes.recorded
+        assert lanes.golden.outcome == pair.lanes.golden.outcome
+        assert not differences(faults, lanes.run(faults), expected)
+        lanes.close()
+    assert LaneFaults(pair.lanes.machine, pair.program).recorded, "the limit of another one stays"
+    with pytest.raises(ConfigError, match=r"recording_bytes is -1; expected 0 to 2\^64 - 1 bytes"):
+        LaneFaults(pair.lanes.machine, pair.program, recording_bytes=-1)
 
 
 def other_bit(action: Action, width: int) -> Action:
