@@ -27,6 +27,7 @@ from bankside.sim.lanes.lanes import WIDTH
 from bankside.sim.lanes.places import Design, Place
 from bankside.sim.lanes.ports import ports_header
 from bankside.sim.lanes.segment import LIMB
+from bankside.sim.lanes.values import count_of_lanes
 from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
@@ -103,7 +104,7 @@ class LaneFaults:
 
     Raises:
         ProgramError: the program does not end within `limit` cycles.
-        ConfigError: `recording_bytes` is negative or has more than 64 bits.
+        ConfigError: no lanes; `recording_bytes` is negative or has more than 64 bits.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class LaneFaults:
         self._library.sweep_new.restype = ctypes.c_void_p
         self._library.sweep_golden.restype = ctypes.c_uint64
         image = np.ascontiguousarray(program.host_in).view(np.uint8).reshape(-1)
-        self._groups = -(-lanes // WIDTH)
+        self._groups = -(-count_of_lanes(lanes) // WIDTH)
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
             self._library.sweep_new(
                 *bench.arguments(machine, program), _pointer(image), ctypes.c_uint64(image.nbytes),

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from bankside.errors import ConfigError, ToolError
 from bankside.sim.lanes.flatten import load
-from bankside.sim.lanes.lanes import WIDTH, Lanes, limbs
+from bankside.sim.lanes.lanes import WIDTH, Lanes
 from bankside.sim.lanes.netlist import width_of
 from bankside.sim.lanes.numpy_code import ModuleCode, State, joined_limbs, split_limbs
 from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.schedule import plan_all
+from bankside.sim.lanes.values import count_of_cycles, count_of_lanes, rows_of, word_of
 from bankside.sim.rtl.tools import find_cxx
 
 Engine = Literal["auto", "compiled", "numpy"]
@@ -44,16 +45,16 @@ class _Home(NamedTuple):
 class NumpyLanes:
     """What `Lanes` is, without a compiler: the same names, arguments, values and errors.
 
-    `offset` of a place is its number. Also raises ConfigError for values wider than their signal.
+    `offset` of a place is its number.
     """
 
     def __init__(self, netlist: Path, lanes: int = WIDTH, *, nets: bool = False) -> None:
+        self.groups = -(-count_of_lanes(lanes) // WIDTH)
         self._top = load(netlist)
         made: dict[int, ModuleCode] = {}
         for plan in plan_all(self._top):
             made[id(plan.module)] = ModuleCode(plan, made, nets)
         self._code = made[id(self._top)]
-        self.groups = -(-lanes // WIDTH)
         self.lanes = self.groups * WIDTH
         found = list(_places(self._code, "", ()))
         self.design = NumpyDesign(tuple(place for place, _ in found))
@@ -81,7 +82,7 @@ class NumpyLanes:
 
     def step(self, cycles: int = 1) -> None:
         """Clock edges, with the inputs as they are."""
-        for _ in range(cycles):
+        for _ in range(count_of_cycles(cycles)):
             self.settle()
             self._running().edge()
             self._settled = False
@@ -114,13 +115,13 @@ class NumpyLanes:
 
     def read_memory(self, path: str, word: int) -> NDArray[np.uint32]:
         place = self.find("memory", path)
-        rows = self._at(place).memories[self._homes[place.offset].index].array[word]
+        rows = self._at(place).memories[self._homes[place.offset].index].array[word_of(place, word)]
         return np.ascontiguousarray(rows, "<u8").view("<u4")[:, : place.limbs].astype(np.uint32)
 
     def write_memory(self, path: str, word: int, values: NDArray[np.uint32] | int) -> None:
         place = self.find("memory", path)
         ram = self._at(place).memories[self._homes[place.offset].index]
-        ram.array[word] = self._limbs_of(values, place)
+        ram.array[word_of(place, word)] = self._limbs_of(values, place)
         self._settled = False
 
     def force(self, path: str, mask: int | NDArray[np.uint32], value: int | None = None) -> None:
@@ -160,16 +161,7 @@ class NumpyLanes:
 
     def _limbs_of(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[np.uint64]:
         """[lanes, ceil(width / 64)]."""
-        if isinstance(values, (int, np.integer)):
-            rows = np.tile(limbs([int(values)], place.width), (self.lanes, 1))
-        else:
-            rows = np.asarray(values, np.uint32).reshape(self.lanes, place.limbs)
-        top = place.width - 32 * (place.limbs - 1)
-        if (rows[:, -1].astype(np.uint64) >> top).any():
-            raise ConfigError(
-                f"{place.kind} {place.path!r} has {place.width} bits; got a value with more; "
-                f"expected less than 2^{place.width}"
-            )
+        rows = rows_of(values, place, self.lanes)
         even = np.zeros((self.lanes, 2 * -(-place.limbs // 2)), "<u4")
         even[:, : place.limbs] = rows
         return even.view("<u8").astype(np.uint64)

@@ -141,6 +141,8 @@ def test_a_run_that_is_too_long_to_be_recorded(pair):
     assert LaneFaults(pair.lanes.machine, pair.program).recorded, "the limit of another one stays"
     with pytest.raises(ConfigError, match=r"recording_bytes is -1; expected 0 to 2\^64 - 1 bytes"):
         LaneFaults(pair.lanes.machine, pair.program, recording_bytes=-1)
+    with pytest.raises(ConfigError, match="0 lanes; expected 1 or more"):
+        LaneFaults(pair.lanes.machine, pair.program, lanes=0)
 
 
 def other_bit(action: Action, width: int) -> Action:
