@@ -11,6 +11,12 @@ import pytest
 
 from bankside.errors import ConfigError
 from bankside.fault_injection.protect import protected
+from bankside.fault_injection.workloads_gpt import (
+    GptAttention,
+    GptProduct,
+    attention,
+    product,
+)
 from bankside.isa.machines import AnyMachine, load_machine
 from bankside.isa.program import Program
 from bankside.sim.elaborate import to_json
@@ -43,10 +49,10 @@ class Pair:
     @classmethod
     def of(
         cls, machine: AnyMachine, seed: int = 1, *, nets: Iterable[str] | None = None,
-        design: tuple[Path, Path] | None = None,
+        design: tuple[Path, Path] | None = None, program: Program | None = None,
     ) -> "Pair":  # fmt: skip
         """nets: sites that the referee is compiled for."""
-        program, netlist = program_of(machine, seed), design[0] if design else None
+        program, netlist = program or program_of(machine, seed), design[0] if design else None
         lanes = LaneFaults(machine, program, netlist=netlist, lanes=32, nets=nets is not None)
         referee = Referee(machine, nets=nets or (), design=design)
         return cls(lanes, referee, program, lanes.golden.cycles)
@@ -199,6 +205,29 @@ def test_alarms_of_a_protected_design():
     assert not differences(faults, pair.lanes.run(faults), expected)
     alarms = expected["corrected"] + 2 * expected["detected"]
     assert np.bincount(alarms, minlength=4)[:3].min() > 8, alarms
+
+
+# --- language models ------------------------------------------------------------------------------
+@pytest.mark.slow  # a machine of its own
+@pytest.mark.parametrize("piece", ["product", "attention"])
+def test_the_profile_for_language_models(piece):
+    """A product with weights of 4 bits and attention of the shipped GPT, a row each."""
+    machine = load_machine("npu_llm_32")
+    if piece == "product":
+        program = product(machine, GptProduct(product="value", form="w4a8", text="God"), Path())[0]
+    else:
+        program = attention(machine, GptAttention(text="God"), Path())[0]
+    pair = Pair.of(machine, program=program)
+    assert pair.lanes.golden.outcome == pair.referee.golden(program)
+    result = NpuGolden(machine).run(program)
+    expected = np.ascontiguousarray(result.outputs).view(np.uint8).reshape(-1)
+    assert np.array_equal(pair.lanes.golden.image[: len(expected)], expected)
+    faults = pair.faults(21, 96)
+    expected = pair.referee.run(program, faults, checkpoints=5)
+    assert not differences(faults, pair.lanes.run(faults), expected)
+    assert (expected["output"] == 0).sum() > 5 and (expected["state"] == 1).sum() > 5
+    twins = [[other_bit(a, pair.lanes.sites[a.site].width) for a in actions] for actions in faults]
+    assert len(differences(faults, pair.lanes.run(twins), expected)) > 3
 
 
 # --- many -------------------------------------------------------------------------------------------  # noqa: E501
