@@ -190,10 +190,21 @@ class _Declared:
         """The register whose output is `bits`; `unnamed` is its name where no net has one."""
         path = name_of(bits, nets) or unnamed
         for net in (plain_field(plain(n)) for n in nets.get(tuple(bits), [])):
-            for variable in (net, self.sources.get(net)):
+            for variable in self._behind(net):
                 if variable in self.clocked:
                     return StateVariable("flop", path, "", variable, len(bits))
         raise ToolError(_missing(module, "register", path))
+
+    def _behind(self, net: str) -> Iterator[str]:
+        """`net` and what it is assigned from, in turn: a port that `netlist_verilog` puts behind a
+        net of its own is assigned from that one, and the net from the data register of a memory.
+        """
+        seen: set[str] = set()
+        found: str | None = net
+        while found is not None and found not in seen:
+            seen.add(found)
+            yield found
+            found = self.sources.get(found)
 
 
 def _missing(module: str, kind: str, name: str) -> str:
