@@ -188,6 +188,10 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
     count = measured["injections"]
     lines = [f"protection: {chosen}; {area}; measured with {count:,} faults:"]
     lines += [f"  {v['metric']}: {v['verdict']} ({v['text']})" for v in measured["verdicts"]]
+    total, repeated = plan["injections"], plan["referee_faults"]
+    lines.append(
+        f"  the plan took {total:,} faults, {repeated:,} repeated on the referee, all equal"
+    )
     return lines
 
 

@@ -77,6 +77,7 @@ def test_plan_of_a_small_array_is_built_and_measured(run_cli, tmp_path: Path) ->
     data = json.loads(done.stdout)
     plan = data["plan"]
     assert plan["found"] and data["referee_mismatches"] == 0
+    assert (plan["injections"], plan["referee_faults"]) == (3 * 3000, 3 * 30)
     assert 0 < plan["overhead"] < plan["duplicated_overhead"]
     verdicts = {v["metric"]: v["verdict"] for v in plan["measured"]["verdicts"]}
     assert verdicts["SPFM"] == "PASS" and verdicts["ASIL B"] == "PASS"
