@@ -7,7 +7,7 @@ outcomes mean.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _HEADERS = (
     "sweep_functions.h", "axi_lanes.h",
 )  # fmt: skip
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
+_KINDS = {"flop": "flop", "memory": "memory", "net": "net", "input": "port", "output": "port"}
 _OPS = {"flip": 0, "hold": 1, "force": 2}
 _FOREVER = (1 << 64) - 1
 #: Bytes that the recording of a run without faults takes at most.
@@ -91,7 +92,74 @@ for _name in ("array", "npu", "pim"):
     BENCHES.add(_name, Lazy(f"bankside.sim.lanes.benches:{_name.upper()}"))
 
 
-class LaneFaults:
+class FaultLanes:
+    """What machines with faults in lanes have in common, whatever computes them."""
+
+    golden: GoldenRun
+
+    def __init__(self, machine: AnyMachine, program: Program, places: Iterable[Place]) -> None:
+        self.machine, self.program = machine, program
+        self.places = {p.path: p for p in places}
+        self.sites = self._sites()
+
+    @property
+    def _store_bytes(self) -> int:
+        """Of the main memory beside the design; 0 where there is none."""
+        memory = getattr(self.machine.config, "memory", None)
+        return int(memory.bytes) if memory is not None else 0
+
+    @property
+    def _image_bytes(self) -> int:
+        """Of what a run delivers: the main memory, else what the program sends to the host."""
+        count = sum(count for _, count in self.program.outputs.values())
+        return self._store_bytes or 2 * count * int(self.machine.burst_elements)
+
+    @property
+    def _image(self) -> NDArray[np.uint8]:
+        """Bytes from the host: the used part of the main memory, or bursts."""
+        return np.ascontiguousarray(self.program.host_in).view(np.uint8).reshape(-1)
+
+    def _sites(self) -> dict[str, Site]:
+        sites = {
+            p.path: Site(_KINDS[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
+            for p in self.places.values()
+        }
+        if self._store_bytes:
+            sites[STORE] = Site("store", STORE, 8, self._store_bytes)
+        return sites
+
+    def run(
+        self, faults: Sequence[Sequence[Action]], *, limit: int | None = None
+    ) -> NDArray[np.void]:
+        """One row of `OUTCOME` per fault, in the given order.
+
+        Raises ConfigError for an action that does not fit its site.
+        """
+        limit = default_limit(self.golden.cycles) if limit is None else limit
+        if limit <= self.golden.cycles:
+            raise ConfigError(
+                f"limit of {limit} cycles; the run without faults takes {self.golden.cycles}"
+            )
+        lists = []
+        for actions in faults:
+            check_actions(actions, self.sites)
+            lists.append(sorted(actions, key=lambda action: action.first))
+        outcomes = np.zeros(len(lists), OUTCOME)
+        late = [not actions or actions[0].first > self.golden.cycles for actions in lists]
+        outcomes[late] = self.golden.outcome  # nothing happens before the end
+        order = sorted(
+            (i for i in range(len(lists)) if not late[i]), key=lambda i: lists[i][0].first
+        )
+        if order:
+            outcomes[order] = self._sweep([lists[i] for i in order], limit)
+        return outcomes
+
+    def _sweep(self, faults: Sequence[Sequence[Action]], limit: int) -> NDArray[np.void]:
+        """Outcomes of faults by the cycle of their first action; each has one within the run."""
+        raise NotImplementedError
+
+
+class LaneFaults(FaultLanes):
     """`lanes` machines at once (rounded up to groups of 16; lane 0 of each runs without a fault).
 
     Args:
@@ -117,7 +185,6 @@ class LaneFaults:
                 f"recording_bytes is {recording_bytes}; expected 0 to 2^64 - 1 bytes, "
                 f"{RECORDING_BYTES} where memory is not scarce"
             )
-        self.machine, self.program = machine, program
         bench = BENCHES.get(machine.engine)
         netlist = netlist if netlist is not None else to_json(*top_of(machine))
         header = _header(design_of(netlist, nets=nets)[0], bench)
@@ -128,12 +195,11 @@ class LaneFaults:
             defines=[f"-I{header.parent}",
                      *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
         )  # fmt: skip
-        self.places = {p.path: p for p in self.design.places}
-        self.sites = self._sites()
+        super().__init__(machine, program, self.design.places)
         self.statistics: dict[str, int] = dict.fromkeys(_STATISTICS, 0)
         self._library.sweep_new.restype = ctypes.c_void_p
         self._library.sweep_golden.restype = ctypes.c_uint64
-        image = np.ascontiguousarray(program.host_in).view(np.uint8).reshape(-1)
+        image = self._image
         self._groups = -(-count_of_lanes(lanes) // WIDTH)
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
             self._library.sweep_new(
@@ -146,23 +212,11 @@ class LaneFaults:
         limit_of.value = recording_bytes
         self.golden = self._golden(limit)
 
-    @property
-    def _store_bytes(self) -> int:
-        """Of the main memory beside the design; 0 where there is none."""
-        memory = getattr(self.machine.config, "memory", None)
-        return int(memory.bytes) if memory is not None else 0
-
-    @property
-    def _burst_bytes(self) -> int:
-        """Of what the program sends to the host."""
-        count = sum(count for _, count in self.program.outputs.values())
-        return 2 * count * int(self.machine.burst_elements)
-
     def _golden(self, limit: int) -> GoldenRun:
         row = np.zeros(1, OUTCOME)
         if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
             raise ProgramError(f"not finished after {limit} cycles; raise the limit")
-        image = np.zeros(self._store_bytes or self._burst_bytes, np.uint8)
+        image = np.zeros(self._image_bytes, np.uint8)
         self._library.sweep_image(self._handle, _pointer(image), ctypes.c_uint64(image.nbytes))
         return GoldenRun(row[0], image)
 
@@ -181,55 +235,9 @@ class LaneFaults:
     def __del__(self) -> None:
         self.close()
 
-    # --- sites ------------------------------------------------------------------------------------
-    def _sites(self) -> dict[str, Site]:
-        kinds = {
-            "flop": "flop",
-            "memory": "memory",
-            "net": "net",
-            "input": "port",
-            "output": "port",
-        }
-        sites = {
-            p.path: Site(kinds[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
-            for p in self.design.places
-        }
-        if self._store_bytes:
-            sites[STORE] = Site("store", STORE, 8, self._store_bytes)
-        return sites
-
     # --- faults -----------------------------------------------------------------------------------
-    def run(
-        self, faults: Sequence[Sequence[Action]], *, limit: int | None = None
-    ) -> NDArray[np.void]:
-        """One row of `OUTCOME` per fault, in the given order.
-
-        Raises ConfigError for an action that does not fit its site.
-        """
-        limit = default_limit(self.golden.cycles) if limit is None else limit
-        if limit <= self.golden.cycles:
-            raise ConfigError(
-                f"limit of {limit} cycles; the run without faults takes {self.golden.cycles}"
-            )
-        rows = []
-        for actions in faults:
-            check_actions(actions, self.sites)
-            rows.append(
-                [
-                    deed
-                    for action in sorted(actions, key=lambda a: a.first)
-                    for deed in self._deeds(action)
-                ]
-            )
-        outcomes = np.zeros(len(rows), OUTCOME)
-        late = [not deeds or deeds[0][-2] > self.golden.cycles for deeds in rows]
-        outcomes[late] = self.golden.outcome  # nothing happens before the end
-        order = sorted((i for i in range(len(rows)) if not late[i]), key=lambda i: rows[i][0][-2])
-        if order:
-            outcomes[order] = self._sweep([rows[i] for i in order], limit)
-        return outcomes
-
-    def _sweep(self, rows: list[list[tuple]], limit: int) -> NDArray[np.void]:
+    def _sweep(self, faults: Sequence[Sequence[Action]], limit: int) -> NDArray[np.void]:
+        rows = [[deed for action in actions for deed in self._deeds(action)] for actions in faults]
         deeds = np.array([deed for row in rows for deed in row], _DEED)
         first = np.cumsum([0, *(len(row) for row in rows)]).astype("<u8")
         out, numbers = np.zeros(len(rows), OUTCOME), np.zeros(len(_STATISTICS), "<u8")
