@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from bankside.sim.lanes.numpy_code import (
 )
 from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.schedule import plan_all
-from bankside.sim.lanes.values import count_of_cycles, count_of_lanes, rows_of, word_of
+from bankside.sim.lanes.values import count_of_cycles, count_of_lanes, place_of, rows_of, word_of
 from bankside.sim.rtl.tools import find_cxx
 
 Engine = Literal["auto", "compiled", "numpy"]
@@ -40,7 +40,8 @@ class NumpyDesign:
     places: tuple[Place, ...]
 
 
-class _Home(NamedTuple):
+@dataclass(frozen=True)
+class _Home:
     """Where a place is: instances to walk down from the top, number of a word or memory, port."""
 
     path: tuple[int, ...]
@@ -107,7 +108,8 @@ class NumpyLanes:
         return self._state
 
     # --- values -----------------------------------------------------------------------------------
-    find = Lanes.find
+    def find(self, kind: str, path: str) -> Place:
+        return place_of(self.places, kind, path)
 
     def set(self, port: str, values: NDArray[np.uint32] | int) -> None:
         """An input of all lanes."""
@@ -190,8 +192,8 @@ class NumpyLanes:
         """Of lane -> (flip, keep, bits): value of a net is ((value ^ flip) & keep) | bits."""
         whole = (1 << place.width) - 1
         given = [rules.get(lane, (0, whole, 0)) for lane in range(self.lanes)]
-        made = tuple(array_of([rule[i] for rule in given], place.width) for i in range(3))
-        self._at(place).forces[self._homes[place.offset].index] = made
+        flip, keep, bits = (array_of(part, place.width) for part in zip(*given, strict=True))
+        self._at(place).forces[self._homes[place.offset].index] = flip, keep, bits
         self._settled = 0
 
     def differing(self) -> NDArray[np.bool_]:
@@ -242,9 +244,9 @@ def _rows(
         home = _Home(down, flop.word.index)
         yield "flop", path + flop.name, flop.word.width, 1, (flop.init,), home
     for index, memory in enumerate(module.memories):
-        for port in memory.reads:
-            home = _Home(down, port.word.index)
-            yield "flop", path + port.word.name, memory.width, 1, (0,), home
+        for read in memory.reads:
+            home = _Home(down, read.word.index)
+            yield "flop", path + read.word.name, memory.width, 1, (0,), home
         if memory.writes:
             home = _Home(down, index)
             yield "memory", path + memory.name, memory.width, memory.depth, memory.init, home
