@@ -335,7 +335,9 @@ class _Tables:
             own = {span for span in e.writes if span.space == "q"}
             reads: list[tuple[Span, int] | Listed] = [self._read(s) for s in e.reads - own]
             reads += [(s, self.nobody) for s in e.early]  # what is kept of it comes from the pilot
-            written = [(s, self._set(self.readers.get(s[:2], ()))) for s in e.writes | e.early]
+            written = [
+                (s, self._set(self.readers.get(s[:2], ()))) for s in sorted(e.writes | e.early)
+            ]
             rows.append(
                 f"{{{listed(reads)}, {listed(written)}, {listed((s, index) for s in own)}, "
                 f"{listed((s, index) for s in e.flags)}, {int(bool(e.memories))}, "

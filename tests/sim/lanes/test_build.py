@@ -1,5 +1,7 @@
 """What is compiled when: a design once, whatever drives it."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from bankside.sim.lanes.build import build_lanes, design_of
 sys.path.insert(0, str(Path(__file__).parent))
 
 from random_design import RandomDesign  # noqa: E402
+from random_units import RandomUnits  # noqa: E402
 
 
 @pytest.fixture
@@ -60,3 +63,21 @@ def test_what_is_there_is_not_compiled_again(compiled, tmp_path) -> None:
     assert not compiled
     assert any(place.kind == "net" for place in build_lanes(netlist, nets=True)[1].places)
     assert compiled[0] == "compile design.c"
+
+
+def test_the_code_of_a_design_is_always_the_same() -> None:
+    """Whatever order Python has its sets in."""
+    netlist = to_json(RandomUnits(0), "bankside_units")
+    script = (
+        "import sys; from pathlib import Path; from bankside.sim.lanes.emit import emit\n"
+        "from bankside.sim.lanes.flatten import load\n"
+        "sys.stdout.write(emit(load(Path(sys.argv[1])), nets=True).text)"
+    )
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(netlist)], check=True, text=True,
+            capture_output=True, env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2, 3)
+    ]  # fmt: skip
+    assert len(texts[0]) > 10_000 and texts[0] == texts[1] == texts[2]
