@@ -33,7 +33,8 @@ _READING = 1 << 16
 class NumpyFaults(FaultLanes):
     """What `LaneFaults` is, without a compiler: the same arguments (but for the recording's),
     outcomes and errors, much slower: tens of milliseconds per cycle of all lanes. That hardly
-    depends on `lanes`: 256 cost half as much again as 16. Lane 0 runs without a fault.
+    depends on `lanes`: 256 cost half as much again as 16. Lane 0 runs without a fault. Registers
+    that a machine does not answer are given up sooner (docs/faults.md, Without a compiler).
     """
 
     def __init__(
@@ -276,5 +277,5 @@ def make_faults(
     if chosen(engine) == "numpy":
         made = NumpyFaults
         if engine == "auto":
-            say("no C++ compiler: faults run on numpy, some hundred times slower; install g++")
+            say("no C++ compiler: faults run on numpy, a thousand times slower; install g++")
     return made(machine, program, netlist=netlist, lanes=lanes, nets=nets, limit=limit)
