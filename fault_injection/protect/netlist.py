@@ -81,6 +81,19 @@ class Module:
             self.register_name(cell): cell for cell in self.cells.values() if cell["type"] in FLOPS
         }
 
+    def holds_clock(self, cell: dict[str, Any]) -> bool:
+        """Whether a register of the falling edge stops a clock: `clk & register`."""
+        clock = cell["connections"].get("CLK", [None])[0]
+        if clock is None or integer(cell["parameters"]["CLK_POLARITY"]):
+            return False
+        own = set(cell["connections"]["Q"])
+        return any(
+            clock in inputs and not own.isdisjoint(inputs)
+            for gate in self.cells.values()
+            if gate["type"] in ("$and", "$logic_and")
+            for inputs in [[*gate["connections"]["A"], *gate["connections"]["B"]]]
+        )
+
     def memories(self) -> dict[str, dict[str, Any]]:
         """Memory cells that can be written, by name; tables of constants hold no state."""
         return {

@@ -134,6 +134,10 @@ class _Builder:
         for name, cell in list(module.instances()):
             self._child(module, built, path, name, cell, uses, inside)
         for name, cell in items.items():
+            if cell["type"] in FLOPS and module.holds_clock(cell):
+                # It is written before anybody reads what hit it, and a voter behind it would be
+                # logic in a clock: the gate stays as it is.
+                continue
             block = name if name in inside else ""
             kind_of = "memories" if cell["type"] == "$mem_v2" else "registers"
             self._apply(module, built, block, inside.get(name, uses), kind_of, name, cell)

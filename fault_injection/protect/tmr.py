@@ -3,7 +3,8 @@
 A register that holds its value takes the majority back, so an upset lasts one cycle: whatever reads
 the register reads the majority, its own hold path included. The voter itself is not tripled: a
 transient in it is a wrong value. Two upsets in the same bit of two copies pass as right; their
-third copy raises `corrected`, not `detected`.
+third copy raises `corrected`, not `detected`. Registers that stop a clock (of the falling edge, in
+front of its gate) stay single: an upset of one is overwritten before the next rising edge.
 
 Ref: R. Lyons, W. Vanderkulk, IBM Journal 6 (1962) 200, The use of triple-modular redundancy.
 """

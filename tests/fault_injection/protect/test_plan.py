@@ -10,8 +10,11 @@ import pytest
 
 from bankside.errors import ConfigError
 from bankside.fault_injection.protect import MECHANISMS, protected, read_plan
+from bankside.fault_injection.protect.netlist import Module as NetlistModule
 from bankside.fault_injection.protect.secded import check_bits, columns
 from bankside.hw.lib.queue import Queue
+from bankside.isa.machines import load_machine
+from bankside.sim.rtl.tops import top_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -145,6 +148,25 @@ def test_plan_from_yaml_like_data():
     plan = read_plan({"a": ["secded", {"mechanism": "parity", "bits": 8}], "b": "none"})
     assert [use.name for use in plan["a"]] == ["secded", "parity"] and plan["b"] == ()
     assert plan["a"][1].options.bits == 8
+
+
+def test_gates_of_clocks_stay_as_they_are():
+    """A voter between a register and the clock that it stops would be logic in a clock."""
+    component, top = top_of(load_machine("pim_tiny_ddr4"))
+    netlist = protected(component, top, {"core": "tmr"})
+    gates = [f"core.rank.chip{n}.running" for n in (0, 1)]
+    cells = [
+        (kind, cell)
+        for kind, data in modules(netlist).items()
+        for cell in data["cells"].values()
+        if NetlistModule(kind, data).holds_clock(cell)
+    ]
+    assert cells and all(cell["type"] == "$dff" for _, cell in cells)
+    assert not set(gates) & set(netlist.covered)
+    assert not [path for path in netlist.added if path.startswith(tuple(gates))]
+    # Registers beside them are tripled.
+    beside = {path.rpartition(".")[0] for path in netlist.covered}
+    assert {gate.rpartition(".")[0] for gate in gates} <= beside
 
 
 def test_port_named_like_an_alarm():
