@@ -72,7 +72,7 @@ struct ItemTable {
     uint64_t before, edge, bench;         // the first item after the inputs, at the edge; the bench's number
     std::vector<std::pair<uint64_t, span>> registers;  // (item, span of its own), by offset
     Items showing;                        // who computes outputs
-    uint64_t memories = 0;                // classes of those who use memories
+    classes memories = 0;                 // classes of those who use memories
     std::vector<int> batch;               // of an item: functions that may run for many instances at once, numbered; -1: may not
     int batches = 0;
     std::vector<BatchPlan> plans;         // of items in batches

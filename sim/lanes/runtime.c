@@ -104,7 +104,7 @@ static void all_of(struct lanes* all, const struct item* items, uint64_t count, 
 void lanes_before(struct lanes* all) {
     for (uint64_t i = 0; i < all->groups; ++i) {
         struct group* g = &all->group[i].g;
-        g->now = all->all ? ~0ull : g->next;
+        g->now = all->all ? ~(classes)0 : g->next;
         g->next = 0;
     }
     all_of(all, bankside_before, bankside_before_count, 0);

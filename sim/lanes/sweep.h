@@ -388,7 +388,7 @@ private:
 
     // Whoever reads inputs that have changed is told; so are we.
     void pilot_inputs() {
-        const uint64_t now = std::exchange(pilot_.g->g.now, 0);
+        const classes now = std::exchange(pilot_.g->g.now, 0);
         spread_inputs(pilot_.lanes[0].ports, *pilot_.g, ALL);
         inputs_moved_ = pilot_.g->g.now != 0;
         pilot_.g->g.now |= now;
