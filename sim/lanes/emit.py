@@ -29,6 +29,7 @@ from bankside.sim.lanes.netlist import (
 from bankside.sim.lanes.places import Design, Place, first_values, pooled
 from bankside.sim.lanes.schedule import Call, Node, Plan, plan_all
 from bankside.sim.lanes.segment import ALL, BIT, LIMB, NONE, ZERO, Segment, cut, extended
+from bankside.sim.lanes.simplify import simplify
 
 _SIGNATURE = "(char* q, char* d, char* t, char* m, struct group* g)"
 
@@ -106,7 +107,7 @@ class _ModuleCode(Listing):
         self.marks = Marks(self.top)
         for step in function.steps or ():
             self._step(step, s, guarded)
-        return [*self.marks.before(), *s.lines, *self.marks.after()]
+        return [*self.marks.before(), *simplify(s.lines, s.widths), *self.marks.after()]
 
     def _step(self, step: Step, s: Segment, guarded: Guarded) -> None:
         if isinstance(step, Cell):
