@@ -13,13 +13,22 @@ from collections.abc import Iterator, Mapping
 from bankside.sim.lanes import bits, cells
 from bankside.sim.lanes.activity import Marks
 from bankside.sim.lanes.functions import Function, Inputs, Output, Step, Writes
-from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, When, operand_sig, operands
+from bankside.sim.lanes.guards import (
+    ALWAYS,
+    Group,
+    Guarded,
+    Shared,
+    When,
+    operand_sig,
+    operands,
+)  # fmt: skip
 from bankside.sim.lanes.listing import Listing
 from bankside.sim.lanes.netlist import (
     Cell,
     Flop,
     Memory,
     Module,
+    Part,
     ReadPort,
     Sig,
     Word,
@@ -116,6 +125,8 @@ class _ModuleCode(Listing):
             self._flop(step, s)
         elif isinstance(step, Group):
             self._group(step, s, guarded)
+        elif isinstance(step, Shared):
+            self._shared(step, s, guarded)
         elif isinstance(step, Memory):
             self._memory(step, s)
         elif isinstance(step, Writes):
@@ -201,6 +212,25 @@ class _ModuleCode(Listing):
             self._under(list(group.flops), s, guarded)
             self._rewrite(s, bit, group.flops[0].word)
         s.lines.append(f"STB(t + {flag}, {bit});")
+
+    def _shared(self, shared: Shared, s: Segment, guarded: Guarded) -> None:
+        """Cells that are needed where one of several conditions holds, else zero."""
+        bit = self._when(shared.when, s)
+        if bit == ALL:
+            self._under(shared.nodes, s, guarded)
+            return
+        out = {
+            word: s.variables("B", [NONE]) if word.width == 1
+            else s.variables("V", [ZERO] * word.limbs)
+            for word in shared.words
+        }  # fmt: skip
+        with s.when(bit):
+            self._under(shared.nodes, s, guarded)
+            for word, names in out.items():
+                part = (Part(word, 0, word.width),)
+                s.assign(names, bits.values(s, part))
+        for word, names in out.items():
+            s.define(word, names)
 
     def _rewrite(self, s: Segment, bit: str, word: Word) -> None:
         """Where registers have changed, `d` has to follow in the next cycle."""
