@@ -363,6 +363,41 @@ public:
 
     bool computes(uint64_t item) const { return last_.has(item); }
 
+    // --- lanes that go from one group to another, between cycles ------------------------------------------------------------------
+    // with(item, lanes whose registers of it differ). full: the group has computed everything.
+    template <typename Do>
+    void each_odd(bool full, Do&& with) const {
+        for (uint64_t item = full ? 0 : last_.next(0); item < table_.bench; item = full ? item + 1 : last_.next(item + 1)) {
+            B odd = 0;
+            each_own(item, [&](const span& one) { odd |= difference(g_->q, one); });
+            if (odd) with(item, odd);
+        }
+    }
+
+    // Registers of an item in one lane, to the end of `values`.
+    void take_out(uint64_t item, unsigned lane, std::vector<uint32_t>& values) const {
+        each_own(item, [&](const span& one) {
+            for (uint32_t i = 0; i < one.count; ++i) {
+                const char* at = g_->q + one.offset + i * step(one);
+                values.push_back(one.bit ? LDB(at) >> lane & 1 : reinterpret_cast<const uint32_t*>(at)[lane]);
+            }
+        });
+    }
+
+    // The same into a lane that is as lane 0; gives where the next item's begin.
+    const uint32_t* put_in(uint64_t item, unsigned lane, const uint32_t* values, bool full) {
+        if (!full) adopt(item);
+        each_own(item, [&](const span& one) {
+            for (uint32_t i = 0; i < one.count; ++i, ++values)
+                for (char* bank : {g_->q, g_->d}) set_one(bank + one.offset + i * step(one), one.bit, lane, *values);
+        });
+        if (full) return values;
+        before_.add(item);
+        whole_ = std::max(whole_, 1u);
+        each_written(item, [&](const span& one) { next_.add_set(one.partner); });
+        return values;
+    }
+
 private:
     const ItemTable& table_;
     lane_group *g_ = nullptr, *pilot_ = nullptr;
@@ -442,10 +477,19 @@ private:
 
     bool differs(const span& one) const { return difference(one.t ? g_->t : g_->d, one); }
 
+    static void set_one(char* at, bool bit, unsigned lane, uint32_t value) {
+        if (bit) STB(at, (LDB(at) & ~(B(1) << lane)) | (value & 1) << lane);
+        else reinterpret_cast<uint32_t*>(at)[lane] = value;
+    }
+
+    template <typename Do>
+    static void each_own(uint64_t item, Do&& with) {
+        for (uint32_t s = bankside_effects[item].own; s < bankside_effects[item].own_end; ++s) with(bankside_spans[s]);
+    }
+
     template <typename Do>
     void each_register(Do&& with) const {
-        for (uint64_t item = last_.next(0); item < table_.bench; item = last_.next(item + 1))
-            for (uint32_t s = bankside_effects[item].own; s < bankside_effects[item].own_end; ++s) with(bankside_spans[s]);
+        for (uint64_t item = last_.next(0); item < table_.bench; item = last_.next(item + 1)) each_own(item, with);
     }
 
     template <typename Do>

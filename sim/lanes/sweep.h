@@ -15,12 +15,14 @@
 
 #include "lane_group.h"
 #include "recording.h"
+#include "regroup.h"
 
 namespace bankside {
 
 constexpr uint64_t kCompare = 16;  // cycles between comparisons of memories
 constexpr uint64_t kCheckpoints = 48;
 constexpr uint64_t kWeigh = 16;  // cycles between decisions how a group is computed
+constexpr uint64_t kRegroup = 256;  // cycles between arrangements of the lanes (regroup.h)
 constexpr double kItem = 2e-7;   // seconds of an item where only some are computed, about
 constexpr uint64_t kReading = 1 << 16;  // cycles that reading the registers after a run takes at most
 
@@ -160,6 +162,8 @@ private:
     bool entered_ = false;  // the pilot has just come to a checkpoint
     Batches batches_{table_, &all_->group[0]};
     Recording recording_;
+    Regroup<Engine> regroup_{groups_};
+    std::unordered_map<uint64_t, std::pair<Group*, unsigned>> places_;  // of `sharing_`, while lanes move
     bool noting_ = false;
 
     const Deed* deeds_ = nullptr;
@@ -439,15 +443,29 @@ private:
             complete_all(group);
             if (done) set_aside(group);
             else compare(group);
-            if (pilot_.cycle % kWeigh == 0 && group.busy) weigh(group);
         });
+        if (!done && !pilot_.lanes[0].over && pilot_.cycle % kRegroup == 0) regroup();
+        if (pilot_.cycle % kWeigh == 0) each_busy([&](Group& group) { weigh(group); });
         return !done;
+    }
+
+    void regroup() {
+        if (recorded()) recording_.catch_up(*pilot_.g, pilot_.cycle);
+        regroup_(pilot_.cycle, [&](std::pair<Group*, unsigned> from, std::pair<Group*, unsigned> to) {
+            const uint64_t key = to.first->lanes[to.second].key;
+            const auto found = key ? sharing_.find(key) : sharing_.end();
+            if (found != sharing_.end() && found->second == from) places_[key] = to;
+        });
+        for (const auto& [key, place] : places_) sharing_[key] = place;
+        places_.clear();
+        for (size_t i = 1; i < groups_.size(); ++i)
+            if (!groups_[i].busy) groups_[i].empty();
     }
 
     // Whether it is cheaper to follow or to compute everything.
     void weigh(Group& group) {
         if (group.full) {
-            if (pilot_.cycle % (64 * kWeigh)) return;
+            if (pilot_.cycle % kRegroup) return;
             group.full = group.follower.differing() * kItem * 2 > full_cost_;
             group.g->idle = !group.full;
             if (!group.full) group.follower.resume();
@@ -804,11 +822,7 @@ private:
         }
         if (group.aside) return;
         group.join(which);
-        if (group.busy) return;
-        group.last_deed = 0;
-        group.full = false;
-        group.g->idle = 1;
-        group.follower.reset();
+        if (!group.busy) group.empty();
     }
 
     // Lanes that are equal to lane 0, or differ only in what the pilot never looks at again, are decided.
