@@ -56,7 +56,7 @@ public:
         for (uint64_t i = 0; i <= groups; ++i) {
             groups_[i].g = &all_->group[i];
             all_->group[i].idle = 1;
-            if (i) groups_[i].follower.attach(&all_->group[i], &all_->group[0], &batches_);
+            if (i) groups_[i].follower.attach(&all_->group[i], &shown_, &batches_);
         }
     }
     ~Sweep() { lanes_delete(all_); }
@@ -103,7 +103,7 @@ public:
             lanes_clear_memory(groups_[i].g);
             groups_[i].full = false;
             groups_[i].g->idle = 1;
-            groups_[i].follower.attach(groups_[i].g, pilot_.g, &batches_);
+            groups_[i].follower.attach(groups_[i].g, &shown_, &batches_);
         }
         if (!recording_.whole()) pilot_.g->g.touched = touched_.data();
         while (begin())
@@ -160,7 +160,8 @@ private:
     bool watched_ = false;       // somebody looks at registers or words of the pilot
     bool inputs_moved_ = false;  // the pilot's are not those of the cycle before
     bool entered_ = false;  // the pilot has just come to a checkpoint
-    Batches batches_{table_, &all_->group[0]};
+    Pilot shown_{&all_->group[0], nullptr, nullptr, 0};
+    Batches batches_{table_, shown_};
     Recording recording_;
     Regroup<Engine> regroup_{groups_};
     std::unordered_map<uint64_t, std::pair<Group*, unsigned>> places_;  // of `sharing_`, while lanes move
@@ -357,6 +358,7 @@ private:
         watched_ = false;
         each_busy([&](const Group& group) { watched_ |= !group.full || group.g->g.pilot; });
         if (recorded() && watched_) recording_.catch_up(*pilot_.g, pilot_.cycle);
+        show_pilot();
         for (size_t i = 1; i < groups_.size(); ++i) {
             Group& group = groups_[i];
             group.cycle = pilot_.cycle;
@@ -415,6 +417,12 @@ private:
         lanes_edge(all_);
         pilot_.g->g.touched = list;
         if (recorded() && watched_) recording_.edge(*pilot_.g);
+        show_pilot();
+    }
+
+    void show_pilot() {
+        if (recording_.whole()) recording_.show(shown_);
+        else shown_.computed();
     }
 
     // Which words the pilot has touched in this part of the cycle.
