@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ GATES = {"NOT": 2, "NAND": 4, "NOR": 4, "AND": 6, "OR": 6, "ANDNOT": 6, "ORNOT":
          "XNOR": 12, "MUX": 12, "NMUX": 10, "AOI3": 6, "OAI3": 6, "AOI4": 8, "OAI4": 8}  # fmt: skip
 _NAND = 4
 _MAP = ("memory_map -rom-only", "opt_clean", "techmap", "simplemap", "opt_expr", "opt_clean")
-_ABC = "abc -g cmos"
+#: What Yosys gives ABC, but the search for equal logic ends after so many conflicts: without an end
+#: it takes minutes for a multiplier (84 s of CPU time for two of 26 x 26 and 42 x 18 bits and what
+#: is around them, now 2 s, for an area that is 0.2 % less).
+_ABC = ("strash", "&get -n", "&fraig -x -C 100", "&put", "scorr", "dc2", "dretime", "strash",
+        "&get -n", "&dch -f", "&nf", "&put")  # fmt: skip
+#: Modules that are mapped at once.
+_JOBS = 2
 _FLOP = re.compile(r"\$_(DFF|DFFE|SDFF|SDFFE|SDFFCE|ALDFF|ALDFFE|DLATCH)_\w+_")
 
 
@@ -141,13 +148,13 @@ def area_of(design: Netlist | Path, top: str, technology: Technology | None = No
     technology = technology or Technology()
     path, plan = (design, {}) if isinstance(design, Path) else (design.json, design.plan)
     modules = json.loads(path.read_text())["modules"]
-    found: dict[str, Cells] = {}
-    parts = {}
-    for where, kind in _instances(modules, top, ""):
-        if kind not in found:
-            found[kind] = _module_cells(modules[kind], technology)
-        parts[where] = found[kind]
-    for where, kind in _instances(modules, top, ""):
+    instances = list(_instances(modules, top, ""))
+    kinds = list(dict.fromkeys(kind for _, kind in instances))
+    with ThreadPoolExecutor(_JOBS) as pool:
+        cells = pool.map(lambda kind: _module_cells(modules[kind], technology), kinds)
+        found = dict(zip(kinds, cells, strict=True))
+    parts = {where: found[kind] for where, kind in instances}
+    for where, kind in instances:
         parts[where] += _hardening(modules[kind], where, parts[where], plan, technology)
     return Area(technology.unit, parts)
 
@@ -253,25 +260,35 @@ def _skeleton(data: dict[str, Any]) -> dict[str, Any]:
 
 def _mapped(module: dict[str, Any], liberty: Path | None) -> dict[str, Any]:
     """Yosys' statistics of a module after mapping."""
-    commands = [*_MAP, _ABC, "stat -json -tech cmos"]
-    if liberty is not None:
-        library = f"-liberty {liberty.absolute()}"
-        commands = [*_MAP, f"dfflibmap {library}", f"abc {library}", f"stat -json {library}"]
     key = {
         "module": module,
-        "recipe": commands if liberty is None else list(_MAP),
+        "recipe": [*_MAP, *_ABC],
         "liberty": None if liberty is None else file_hash(liberty),
         "pyosys": yosys_version(),
     }
     with cache_entry("area", key) as entry:
         if not entry.hit:
-            source, output = entry.path / "module.json", entry.path / "stat.json"
+            source, recipe = entry.path / "module.json", entry.path / "abc.script"
             source.write_text(json.dumps({"modules": {"m": module}}))
-            script = [f"read_json {source}", *commands[:-1], f"tee -q -o {output} {commands[-1]}"]
+            recipe.write_text("\n".join(_ABC) + "\n")
+            output = entry.path / "stat.json"
+            script = [f"read_json {source}", *_MAP, *_counting(liberty, recipe, output)]
             run_script(script, "count the cells of a module", [output])
             source.unlink()
+            recipe.unlink()
     found = json.loads((entry.path / "stat.json").read_text())
     return found["modules"]["\\m"]
+
+
+def _counting(liberty: Path | None, recipe: Path, output: Path) -> list[str]:
+    """Commands that map to gates, or to the cells of a library, and count them into `output`."""
+    if liberty is None:
+        return [f"abc -g cmos -script {recipe}", f"tee -q -o {output} stat -json -tech cmos"]
+    library = f"-liberty {liberty.absolute()}"
+    return [
+        f"dfflibmap {library}", f"abc {library} -script {recipe}",
+        f"tee -q -o {output} stat -json {library}",
+    ]  # fmt: skip
 
 
 def _hardening(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def _campaigns(
     from bankside.mapping.explore import workers as places
 
     count, scheduler = where
+    # Amaranth warns of components whose Verilog was found in the cache.
+    warnings.filterwarnings("ignore", message=".* created but never used")
     campaigns = load_campaigns(file)
     if design is not None:
         campaigns = [load_campaign(file, design)]
@@ -185,6 +188,10 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
     count = measured["injections"]
     lines = [f"protection: {chosen}; {area}; measured with {count:,} faults:"]
     lines += [f"  {v['metric']}: {v['verdict']} ({v['text']})" for v in measured["verdicts"]]
+    total, repeated = plan["injections"], plan["referee_faults"]
+    lines.append(
+        f"  the plan took {total:,} faults, {repeated:,} repeated on the referee, all equal"
+    )
     return lines
 
 

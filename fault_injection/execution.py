@@ -5,6 +5,7 @@ A target is plain data, so that worker processes and clusters make their own exe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -227,15 +228,18 @@ def actions_of(fault: Fault, sites: Mapping[str, Site]) -> tuple[Action, ...]:
 
 #: Executors of this process by the digest of their target: making one takes seconds.
 _MADE: dict[str, FaultExecutor] = {}
+#: A worker of a cluster may be several threads of one process; an executor is for one at a time.
+_ONE = threading.RLock()
 
 
 def executor_of(target: Target) -> FaultExecutor:
     """The executor of a target, made once per process."""
     digest = target.digest
-    if digest not in _MADE:
-        _MADE.clear()
-        _MADE[digest] = target.executor()
-    return _MADE[digest]
+    with _ONE:
+        if digest not in _MADE:
+            _MADE.clear()
+            _MADE[digest] = target.executor()
+        return _MADE[digest]
 
 
 @dataclass(frozen=True)
@@ -256,5 +260,6 @@ class Task:
                 "this worker's files are not those that the campaign was started with; give all "
                 "workers the same ones and call again: what is finished is kept"
             )
-        executor = executor_of(self.target)
-        return executor.run([actions_of(Fault.from_json(f), executor.sites) for f in faults])
+        with _ONE:
+            executor = executor_of(self.target)
+            return executor.run([actions_of(Fault.from_json(f), executor.sites) for f in faults])

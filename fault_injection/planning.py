@@ -46,8 +46,8 @@ def planned(base: Found, run: Run) -> dict[str, Any]:
         raise ConfigError("plan: needs safety (a target and raw rates) and a machine")
     work = _Work(campaign, base)
     candidates = work.unprotected()
-    for name, mechanisms in what.plan.candidates.items():
-        candidates += work.candidates(name, mechanisms, run)
+    for name in what.plan.candidates:
+        candidates += work.candidates(name, run)
     safety = what.safety
     chosen = least_area(
         candidates, safety.rates, TARGETS[safety.asil], safety.reading, safety.level, safety.looks,
@@ -60,15 +60,22 @@ def planned(base: Found, run: Run) -> dict[str, Any]:
     return head | _plan_row(chosen) | work.measured(chosen, run)
 
 
-def with_protection(campaign: Campaign, plan: Mapping[str, Any]) -> Campaign:
-    """The same campaign of the same design with protection, of the models that count."""
+def with_protection(campaign: Campaign, plan: Mapping[str, Any], draw: int) -> Campaign:
+    """The same campaign of the same design with protection, of the models that count.
+
+    Args:
+        draw: added to the seed. Samples that are judged together, or one after a choice by the
+            other, have to be independent: equal numbers would hit the same faults again.
+    """
     target = campaign.target
     assert isinstance(target, MachineTarget)
     what, counted = campaign.description, campaign.counted
     faults = (what.plan.faults if what.plan else None) or what.sampling.faults
     description = what.model_copy(update={
         "protection": dict(plan), "plan": None,
-        "sampling": what.sampling.model_copy(update={"faults": faults}),
+        "sampling": what.sampling.model_copy(
+            update={"faults": faults, "seed": what.sampling.seed + draw}
+        ),
         "models": {name: given for name, given in what.models.items() if name in counted},
     })  # fmt: skip
     return replace(
@@ -128,11 +135,12 @@ class _Work:
             return block != TOP
         return bool(kinds & (self.kinds[block] | {"cells", "top"}))
 
-    def candidates(self, name: str, mechanisms: Any, run: Run) -> list[Candidate]:
+    def candidates(self, name: str, run: Run) -> list[Candidate]:
         """Every block with one candidate's mechanisms."""
-        plan = self.plan(mechanisms)
+        plan = self.plan(self.options.candidates[name])
         made, areas = self._built(plan)
-        found = run(with_protection(self.campaign, plan), name)
+        draw = 1 + list(self.options.candidates).index(name)
+        found = run(with_protection(self.campaign, plan, draw), name)
         results = block_results(found, made.covered)
         return [
             Candidate(block, name, self._base_area(block) + areas.get(path, 0.0), own)
@@ -166,7 +174,8 @@ class _Work:
         else:
             made = protected(self.top, self.name, plan)
             covered, area = made.covered, area_of(made, self.name, self.technology).total
-            found = run(with_protection(self.campaign, plan), "chosen")
+            draw = 1 + len(self.options.candidates)
+            found = run(with_protection(self.campaign, plan, draw), "chosen")
         verdicts = metric_rows(assessed(found, block_results(found, covered)))
         return {
             "protection": plan,

@@ -46,16 +46,8 @@ def run_one(
         if mismatches:
             return result_of(found, mismatches, repeated)
     if campaign.description.plan is not None:
-
-        def run(other: Campaign, name: str) -> Found:
-            path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
-            inside, wrong, count = _injected(other, path, workers)
-            if wrong:
-                raise _Disagreement(inside, wrong, count)
-            return inside
-
         try:
-            result["plan"] = planned(found, run)
+            result["plan"] = _planned(found, store, workers)
         except _Disagreement as error:
             return result_of(*error.args)
     if out is not None:
@@ -65,6 +57,22 @@ def run_one(
             record_examples(campaign, result["examples"], out / "waves")
         result["files"] = write(result, assessment_of(found), out)
     return result
+
+
+def _planned(found: Found, store: Path | None, workers: Workers) -> dict[str, Any]:
+    """The plan of a campaign, with the faults of all campaigns that it took."""
+    counts = {"injections": 0, "referee_faults": 0}
+
+    def run(other: Campaign, name: str) -> Found:
+        path = store and store.with_name(f"{store.stem}-{name}{store.suffix}")
+        inside, wrong, repeated = _injected(other, path, workers)
+        if wrong:
+            raise _Disagreement(inside, wrong, repeated)
+        counts["injections"] += len(inside.faults)
+        counts["referee_faults"] += repeated
+        return inside
+
+    return planned(found, run) | counts
 
 
 def _injected(

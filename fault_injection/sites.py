@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -115,7 +116,9 @@ def _block(site: Site, depth: int) -> str:
     if site.kind == "store":
         return MEMORY
     parts = [part.removesuffix(_COPY) for part in site.path.split(".")[:-1]]
-    return ".".join(parts[:depth]) or TOP
+    # A net without a name is called after its cell, `core.$16.Y`: that is no instance.
+    inside = takewhile(lambda part: not part.startswith("$"), parts)
+    return ".".join(list(inside)[:depth]) or TOP
 
 
 def role_of(site: Site, grouping: Grouping = DEFAULT) -> Role:

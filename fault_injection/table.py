@@ -83,16 +83,20 @@ def share_of(
             "high": high,
             "text": f"{sign} {_percent(edge)} %",
         }
-    low, high = wilson_share(estimate, estimate * (1 - estimate) / _variance(joint), level)
+    low, high = wilson_share(estimate, _even(joint), level)
     text = f"{_percent(estimate)} % ({_percent(low)}-{_percent(high)} %)"
     return {"estimate": estimate, "low": low, "high": high, "text": text}
 
 
-def _variance(joint: Strata) -> float:
-    """Of the estimate, with (hits + 1) / (trials + 2) as shares: none without hits is sure."""
-    p = (joint.hits + 1) / (joint.trials + 2)
+def _even(joint: Strata) -> float:
+    """Even injections that the variance is worth, with (hits + 1) / (trials + 2) as shares: no
+    stratum without hits is sure.
+    """
+    known = joint.hits / joint.trials
+    p = np.where(joint.exhaustive, known, (joint.hits + 1) / (joint.trials + 2))
     each = np.where(joint.exhaustive, 0.0, joint.weights**2 * p * (1 - p) / joint.trials)
-    return float(each.sum())
+    mean = float(joint.weights @ p)
+    return mean * (1 - mean) / float(each.sum())
 
 
 def _percent(share: float) -> str:

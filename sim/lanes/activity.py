@@ -38,10 +38,13 @@ class Activity:
         return mask
 
 
-Reads = Sequence[tuple[int, Iterable[Word], Iterable[Memory]]]
+#: Number of a function, words and memories that it reads.
+Read = tuple[int, Iterable[Word], Iterable[Memory]]
 
 
-def activity_of(functions: Reads, edges: Reads, instances: Sequence[Instance]) -> Activity:
+def activity_of(
+    functions: Sequence[Read], edges: Sequence[Read], instances: Sequence[Instance]
+) -> Activity:
     """functions: number, words and memories that it reads; edges: those that write memories, which
     write the same again where nothing has changed.
     """

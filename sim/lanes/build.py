@@ -17,12 +17,45 @@ from bankside.sim.rtl.tools import find_cxx, run_tool, tool_version
 from bankside.sim.rtl.verilate import say
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("lanes.h", "runtime.h", "runtime.c")
+_HEADERS = ("lanes.h", "runtime.h")
 _GENERATORS = ("netlist", "flatten", "schedule", "guards", "order", "segment", "bits", "shifts",
                "cells", "activity", "functions", "effects", "listing", "places", "simplify",
                "emit", "build")  # fmt: skip
 #: `-O1` is 10 % slower, `-O3` no faster; contraction and aliasing do not matter to integers.
 FLAGS = ("-O2", "-march=native", "-fPIC", "-w", "-fno-strict-aliasing")
+
+
+def design_of(netlist: Path, *, nets: bool = False) -> tuple[Design, Path]:
+    """The places of a netlist (`bankside.sim.elaborate.to_json`) and its compiled functions, an
+    object file that every library of the design is linked from.
+
+    nets : outputs of cells can be forced.
+
+    Raises
+    ------
+    ToolError: no compiler, or a design that the lane engine has no code for.
+    """
+    key = {
+        "netlist": file_hash(netlist), "nets": nets, "flags": list(FLAGS),
+        "headers": [file_hash(_FOLDER / name) for name in _HEADERS],
+        "generators": [file_hash(_FOLDER / f"{name}.py") for name in _GENERATORS],
+        "tools": _tools(),
+    }  # fmt: skip
+    with cache_entry("lanes-design", key) as entry:
+        if not entry.hit:
+            start = time.monotonic()
+            design = emit(load(netlist), nets=nets)
+            source = entry.path / "design.c"
+            source.write_text(design.text)
+            _compile_c(source, entry.path / "design.o")
+            stored = asdict(design) | {"text": ""}
+            (entry.path / "places.json").write_text(json.dumps(stored))
+            say(f"compiled {netlist.stem} in lanes in {time.monotonic() - start:.0f} s")
+    stored = json.loads((entry.path / "places.json").read_text())
+    stored["places"] = tuple(
+        Place(**{**place, "init": tuple(place["init"])}) for place in stored["places"]
+    )
+    return Design(**stored), entry.path / "design.o"
 
 
 def build_lanes(
@@ -32,7 +65,8 @@ def build_lanes(
     bench: Sequence[Path] = (),
     defines: Sequence[str] = (),
 ) -> tuple[ctypes.CDLL, Design]:
-    """The library of a netlist (`bankside.sim.elaborate.to_json`) and the places in it.
+    """The library of a netlist and the places in it. The design itself is compiled once, whatever
+    it is linked with.
 
     Parameters
     ----------
@@ -44,26 +78,20 @@ def build_lanes(
     ------
     ToolError: no compiler, or a design that the lane engine has no code for.
     """
+    design, functions = design_of(netlist, nets=nets)
     key = {
-        "netlist": file_hash(netlist), "nets": nets, "flags": list(FLAGS), "defines": list(defines),
-        "sources": [file_hash(_FOLDER / name) for name in _SOURCES],
-        "generators": [file_hash(_FOLDER / f"{name}.py") for name in _GENERATORS],
-        "bench": [file_hash(path) for path in bench],
-        "tools": [tool_version(find_cxx()), _machine()],
+        "design": functions.parent.name, "flags": list(FLAGS), "defines": list(defines),
+        "sources": [file_hash(_FOLDER / name) for name in (*_HEADERS, "runtime.c", "build.py")],
+        "bench": [file_hash(path) for path in bench], "tools": _tools(),
     }  # fmt: skip
     with cache_entry("lanes", key) as entry:
         if not entry.hit:
-            start = time.monotonic()
-            design = emit(load(netlist), nets=nets)
-            _compile(design, entry.path, bench, defines)
-            stored = asdict(design) | {"text": ""}
-            (entry.path / "places.json").write_text(json.dumps(stored))
-            say(f"compiled {netlist.stem} in lanes in {time.monotonic() - start:.0f} s")
-    stored = json.loads((entry.path / "places.json").read_text())
-    stored["places"] = tuple(
-        Place(**{**place, "init": tuple(place["init"])}) for place in stored["places"]
-    )
-    return ctypes.CDLL(str(entry.path / "lanes.so")), Design(**stored)
+            _link(functions, entry.path, bench[:1], defines)
+    return ctypes.CDLL(str(entry.path / "lanes.so")), design
+
+
+def _tools() -> list[str]:
+    return [tool_version(find_cxx()), _machine()]
 
 
 def _machine() -> str:
@@ -75,30 +103,27 @@ def _machine() -> str:
     return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "unknown")
 
 
-def _compile(design: Design, folder: Path, bench: Sequence[Path], defines: Sequence[str]) -> None:
-    source = folder / "design.c"
-    source.write_text(design.text)
-    compiler, include = find_cxx(), f"-I{_FOLDER}"
-    objects: list[object] = []
-    # C++ has vector types too, but not everything that C has; both files are C.
-    for path in (source, _FOLDER / "runtime.c"):
+def _compile_c(source: Path, target: Path) -> None:
+    # C++ has vector types too, but not everything that C has.
+    run_tool(
+        [find_cxx(), "-x", "c", *FLAGS, f"-I{_FOLDER}", "-c", source, "-o", target],
+        f"compile {source.name}",
+    )
+
+
+def _link(functions: Path, folder: Path, bench: Sequence[Path], defines: Sequence[str]) -> None:
+    """`lanes.so` in `folder`: the design, what runs it, what drives it."""
+    runtime = folder / "runtime.o"
+    _compile_c(_FOLDER / "runtime.c", runtime)
+    made = [runtime]
+    includes = (f"-I{_FOLDER}", f"-I{_FOLDER.parent / 'rtl'}", f"-I{folder}")
+    for path in bench:
         target = folder / f"{path.stem}.o"
         run_tool(
-            [compiler, "-x", "c", *FLAGS, include, "-c", path, "-o", target], f"compile {path.name}"
+            [find_cxx(), "-std=c++17", *FLAGS, *includes, *defines, "-c", path, "-o", target],
+            f"compile {path.name}",
         )
-        objects.append(target)
-    for path in bench[:1]:
-        target = folder / f"{path.stem}.o"
-        flags = [
-            "-std=c++17",
-            *FLAGS,
-            include,
-            f"-I{_FOLDER.parent / 'rtl'}",
-            f"-I{folder}",
-            *defines,
-        ]
-        run_tool([compiler, *flags, "-c", path, "-o", target], f"compile {path.name}")
-        objects.append(target)
-    run_tool([compiler, "-shared", "-o", folder / "lanes.so", *objects], "link the lanes")
-    for leftover in objects:
-        Path(str(leftover)).unlink()
+        made.append(target)
+    run_tool([find_cxx(), "-shared", "-o", folder / "lanes.so", functions, *made], "link the lanes")
+    for leftover in made:
+        leftover.unlink()

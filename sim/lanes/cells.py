@@ -15,7 +15,7 @@ from bankside.sim.lanes.bits import (
     values,
     xor_b,
 )  # fmt: skip
-from bankside.sim.lanes.netlist import Cell, Sig, width_of
+from bankside.sim.lanes.netlist import Cell, Sig, Word, width_of
 from bankside.sim.lanes.segment import (
     ALL,
     NONE,
@@ -169,7 +169,7 @@ def _reduce_xnor(cell: Cell, s: Segment) -> Values:
     return _as_output(cell, s, not_b(s, _reduce_xor(narrow, s)[0]))
 
 
-def _one_bit(cell: Cell) -> object:
+def _one_bit(cell: Cell) -> Word:
     return type(cell.output)(cell.output.name, 1, "cell", -1)
 
 

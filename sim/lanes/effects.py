@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bankside.errors import ToolError
-from bankside.sim.lanes.functions import Function, Functions, Inputs, Output, Writes
+from bankside.sim.lanes.functions import Function, Functions, Inputs, Output, Step, Writes
 from bankside.sim.lanes.guards import Group, Guarded
 from bankside.sim.lanes.netlist import Cell, Flop, Memory, Sig, Word, width_of, words_in
 from bankside.sim.lanes.schedule import Call
@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
     space: str
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts the items of one
     bit: bool
 
     @property
@@ -114,7 +114,7 @@ class ModuleEffects:
         return out
 
     # --- one step ---------------------------------------------------------------------------------
-    def _step(self, step: object, number: int, guarded: Guarded, out: Effects) -> None:
+    def _step(self, step: Step, number: int, guarded: Guarded, out: Effects) -> None:
         code = self.code
         if isinstance(step, Inputs):
             self._inputs(step.call, number, out)
@@ -335,7 +335,9 @@ class _Tables:
             own = {span for span in e.writes if span.space == "q"}
             reads: list[tuple[Span, int] | Listed] = [self._read(s) for s in e.reads - own]
             reads += [(s, self.nobody) for s in e.early]  # what is kept of it comes from the pilot
-            written = [(s, self._set(self.readers.get(s[:2], ()))) for s in e.writes | e.early]
+            written = [
+                (s, self._set(self.readers.get(s[:2], ()))) for s in sorted(e.writes | e.early)
+            ]
             rows.append(
                 f"{{{listed(reads)}, {listed(written)}, {listed((s, index) for s in own)}, "
                 f"{listed((s, index) for s in e.flags)}, {int(bool(e.memories))}, "

@@ -8,7 +8,7 @@ from the first-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bankside.sim.lanes import bits, cells
 from bankside.sim.lanes.activity import Marks
@@ -69,9 +69,9 @@ def _places(
             "flop", path + flop.name, flop.word.width, 1, q + layout.q[flop.word], (flop.init,)
         )
     for memory in module.memories:
-        for port in memory.reads:
+        for read in memory.reads:
             yield Place(
-                "flop", path + port.word.name, memory.width, 1, q + layout.q[port.word], (0,)
+                "flop", path + read.word.name, memory.width, 1, q + layout.q[read.word], (0,)
             )
         if memory.writes:
             offset = m + layout.m[id(memory)]
@@ -193,7 +193,7 @@ class _ModuleCode(Listing):
                 s.assign(out, bits.chosen(bit, value, out, width))
         return out
 
-    def _under(self, nodes: list[Node | Group], s: Segment, guarded: Guarded) -> None:
+    def _under(self, nodes: Sequence[Node | Group], s: Segment, guarded: Guarded) -> None:
         for node in nodes:
             self._step(node, s, guarded)
 

@@ -7,7 +7,7 @@ outcomes mean.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from bankside.isa.program import Program
 from bankside.registry import Lazy, Registry
 from bankside.sim.elaborate import to_json
 from bankside.sim.faults import OUTCOME, STORE, Action, Site, check_actions, default_limit
-from bankside.sim.lanes.build import build_lanes
+from bankside.sim.lanes.build import build_lanes, design_of
 from bankside.sim.lanes.lanes import WIDTH
-from bankside.sim.lanes.places import Place
+from bankside.sim.lanes.places import Design, Place
 from bankside.sim.lanes.ports import ports_header
 from bankside.sim.lanes.segment import LIMB
+from bankside.sim.lanes.values import count_of_lanes
 from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
@@ -35,8 +36,11 @@ _HEADERS = (
     "sweep_functions.h", "axi_lanes.h",
 )  # fmt: skip
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
+_KINDS = {"flop": "flop", "memory": "memory", "net": "net", "input": "port", "output": "port"}
 _OPS = {"flip": 0, "hold": 1, "force": 2}
 _FOREVER = (1 << 64) - 1
+#: Bytes that the recording of a run without faults takes at most.
+RECORDING_BYTES = 1 << 30
 
 _DEED = np.dtype(
     [("op", "<u4"), ("space", "<u4"), ("offset", "<u8"),
@@ -88,57 +92,15 @@ for _name in ("array", "npu", "pim"):
     BENCHES.add(_name, Lazy(f"bankside.sim.lanes.benches:{_name.upper()}"))
 
 
-class LaneFaults:
-    """`lanes` machines at once (rounded up to groups of 16; lane 0 of each runs without a fault).
+class FaultLanes:
+    """What machines with faults in lanes have in common, whatever computes them."""
 
-    Args:
-        machine, program: as for the other executions.
-        netlist: of a changed design, such as a protected one; by default that of the machine.
-        nets: combinational nets can be forced, which costs speed.
+    golden: GoldenRun
 
-    Raises:
-        ProgramError: the program does not end within `limit` cycles.
-    """
-
-    def __init__(
-        self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
-        lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
-    ) -> None:  # fmt: skip
+    def __init__(self, machine: AnyMachine, program: Program, places: Iterable[Place]) -> None:
         self.machine, self.program = machine, program
-        bench = BENCHES.get(machine.engine)
-        netlist = netlist if netlist is not None else to_json(*top_of(machine))
-        header = self._header(netlist, nets, bench)
-        self._library, self.design = build_lanes(
-            netlist, nets=nets,
-            bench=(_FOLDER / bench.source, *(_FOLDER / h for h in _HEADERS), header,
-                   *(_FOLDER.parent / "rtl" / h for h in bench.headers)),
-            defines=[f"-I{header.parent}",
-                     *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
-        )  # fmt: skip
-        self.places = {p.path: p for p in self.design.places}
+        self.places = {p.path: p for p in places}
         self.sites = self._sites()
-        self.statistics: dict[str, int] = dict.fromkeys(_STATISTICS, 0)
-        self._library.sweep_new.restype = ctypes.c_void_p
-        self._library.sweep_golden.restype = ctypes.c_uint64
-        image = np.ascontiguousarray(program.host_in).view(np.uint8).reshape(-1)
-        self._groups = -(-lanes // WIDTH)
-        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
-            self._library.sweep_new(
-                *bench.arguments(machine, program), _pointer(image), ctypes.c_uint64(image.nbytes),
-                ctypes.c_uint64(self._store_bytes), ctypes.c_uint64(self._groups),
-            )
-        )  # fmt: skip
-        self.golden = self._golden(limit)
-
-    def _header(self, netlist: Path, nets: bool, bench: _Bench) -> Path:
-        """The generated C++ of the ports, which depends on where they lie."""
-        design = build_lanes(netlist, nets=nets)[1]
-        text = ports_header(design, bench.traces)
-        folder = build_root() / "lane-ports" / content_hash({"text": text})[:24]
-        path = folder / "lane_ports.h"
-        if not path.exists():
-            atomic_write(path, text)
-        return path
 
     @property
     def _store_bytes(self) -> int:
@@ -147,46 +109,25 @@ class LaneFaults:
         return int(memory.bytes) if memory is not None else 0
 
     @property
-    def _burst_bytes(self) -> int:
-        """Of what the program sends to the host."""
+    def _image_bytes(self) -> int:
+        """Of what a run delivers: the main memory, else what the program sends to the host."""
         count = sum(count for _, count in self.program.outputs.values())
-        return 2 * count * int(self.machine.burst_elements)
+        return self._store_bytes or 2 * count * int(self.machine.burst_elements)
 
-    def _golden(self, limit: int) -> GoldenRun:
-        row = np.zeros(1, OUTCOME)
-        if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
-            raise ProgramError(f"not finished after {limit} cycles; raise the limit")
-        image = np.zeros(self._store_bytes or self._burst_bytes, np.uint8)
-        self._library.sweep_image(self._handle, _pointer(image), ctypes.c_uint64(image.nbytes))
-        return GoldenRun(row[0], image)
+    @property
+    def _image(self) -> NDArray[np.uint8]:
+        """Bytes from the host: the used part of the main memory, or bursts."""
+        return np.ascontiguousarray(self.program.host_in).view(np.uint8).reshape(-1)
 
-    def close(self) -> None:
-        """Free the machines."""
-        if getattr(self, "_handle", None) is not None:
-            self._library.sweep_delete(self._handle)
-            self._handle = None
-
-    def __del__(self) -> None:
-        self.close()
-
-    # --- sites ------------------------------------------------------------------------------------
     def _sites(self) -> dict[str, Site]:
-        kinds = {
-            "flop": "flop",
-            "memory": "memory",
-            "net": "net",
-            "input": "port",
-            "output": "port",
-        }
         sites = {
-            p.path: Site(kinds[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
-            for p in self.design.places
+            p.path: Site(_KINDS[p.kind], p.path, p.width, p.depth, p.path.rpartition(".")[0])
+            for p in self.places.values()
         }
         if self._store_bytes:
             sites[STORE] = Site("store", STORE, 8, self._store_bytes)
         return sites
 
-    # --- faults -----------------------------------------------------------------------------------
     def run(
         self, faults: Sequence[Sequence[Action]], *, limit: int | None = None
     ) -> NDArray[np.void]:
@@ -199,25 +140,104 @@ class LaneFaults:
             raise ConfigError(
                 f"limit of {limit} cycles; the run without faults takes {self.golden.cycles}"
             )
-        rows = []
+        lists = []
         for actions in faults:
             check_actions(actions, self.sites)
-            rows.append(
-                [
-                    deed
-                    for action in sorted(actions, key=lambda a: a.first)
-                    for deed in self._deeds(action)
-                ]
-            )
-        outcomes = np.zeros(len(rows), OUTCOME)
-        late = [not deeds or deeds[0][-2] > self.golden.cycles for deeds in rows]
+            lists.append(sorted(actions, key=lambda action: action.first))
+        outcomes = np.zeros(len(lists), OUTCOME)
+        late = [not actions or actions[0].first > self.golden.cycles for actions in lists]
         outcomes[late] = self.golden.outcome  # nothing happens before the end
-        order = sorted((i for i in range(len(rows)) if not late[i]), key=lambda i: rows[i][0][-2])
+        order = sorted(
+            (i for i in range(len(lists)) if not late[i]), key=lambda i: lists[i][0].first
+        )
         if order:
-            outcomes[order] = self._sweep([rows[i] for i in order], limit)
+            outcomes[order] = self._sweep([lists[i] for i in order], limit)
         return outcomes
 
-    def _sweep(self, rows: list[list[tuple]], limit: int) -> NDArray[np.void]:
+    def _sweep(self, faults: Sequence[Sequence[Action]], limit: int) -> NDArray[np.void]:
+        """Outcomes of faults by the cycle of their first action; each has one within the run."""
+        raise NotImplementedError
+
+
+class LaneFaults(FaultLanes):
+    """`lanes` machines at once (rounded up to groups of 16; lane 0 of each runs without a fault).
+
+    Args:
+        machine, program: as for the other executions.
+        netlist: of a changed design, such as a protected one; by default that of the machine.
+        nets: combinational nets can be forced, which costs speed.
+        limit: cycles of the run without faults at most.
+        recording_bytes: of its recording at most; a run that needs more is computed anew in every
+            sweep (`recorded` is False), with the same outcomes.
+
+    Raises:
+        ProgramError: the program does not end within `limit` cycles.
+        ConfigError: no lanes; `recording_bytes` is negative or has more than 64 bits.
+    """
+
+    def __init__(
+        self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
+        lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
+        recording_bytes: int = RECORDING_BYTES,
+    ) -> None:  # fmt: skip
+        if not 0 <= recording_bytes < 1 << 64:
+            raise ConfigError(
+                f"recording_bytes is {recording_bytes}; expected 0 to 2^64 - 1 bytes, "
+                f"{RECORDING_BYTES} where memory is not scarce"
+            )
+        bench = BENCHES.get(machine.engine)
+        netlist = netlist if netlist is not None else to_json(*top_of(machine))
+        header = _header(design_of(netlist, nets=nets)[0], bench)
+        self._library, self.design = build_lanes(
+            netlist, nets=nets,
+            bench=(_FOLDER / bench.source, *(_FOLDER / h for h in _HEADERS), header,
+                   *(_FOLDER.parent / "rtl" / h for h in bench.headers)),
+            defines=[f"-I{header.parent}",
+                     *(f"-D{k}={v}" for k, v in bench.defines(machine).items())],
+        )  # fmt: skip
+        super().__init__(machine, program, self.design.places)
+        self.statistics: dict[str, int] = dict.fromkeys(_STATISTICS, 0)
+        self._library.sweep_new.restype = ctypes.c_void_p
+        self._library.sweep_golden.restype = ctypes.c_uint64
+        image = self._image
+        self._groups = -(-count_of_lanes(lanes) // WIDTH)
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(
+            self._library.sweep_new(
+                *bench.arguments(machine, program), _pointer(image), ctypes.c_uint64(image.nbytes),
+                ctypes.c_uint64(self._store_bytes), ctypes.c_uint64(self._groups),
+            )
+        )  # fmt: skip
+        # Of the library, which others may use with another limit.
+        limit_of = ctypes.c_uint64.in_dll(self._library, "bankside_recording_bytes")
+        limit_of.value = recording_bytes
+        self.golden = self._golden(limit)
+
+    def _golden(self, limit: int) -> GoldenRun:
+        row = np.zeros(1, OUTCOME)
+        if not self._library.sweep_golden(self._handle, ctypes.c_uint64(limit), _pointer(row)):
+            raise ProgramError(f"not finished after {limit} cycles; raise the limit")
+        image = np.zeros(self._image_bytes, np.uint8)
+        self._library.sweep_image(self._handle, _pointer(image), ctypes.c_uint64(image.nbytes))
+        return GoldenRun(row[0], image)
+
+    @property
+    def recorded(self) -> bool:
+        """The run without faults is in memory, and sweeps need not compute it."""
+        self._library.sweep_recorded.restype = ctypes.c_uint64
+        return bool(self._library.sweep_recorded(self._handle))
+
+    def close(self) -> None:
+        """Free the machines."""
+        if getattr(self, "_handle", None) is not None:
+            self._library.sweep_delete(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    # --- faults -----------------------------------------------------------------------------------
+    def _sweep(self, faults: Sequence[Sequence[Action]], limit: int) -> NDArray[np.void]:
+        rows = [[deed for action in actions for deed in self._deeds(action)] for actions in faults]
         deeds = np.array([deed for row in rows for deed in row], _DEED)
         first = np.cumsum([0, *(len(row) for row in rows)]).astype("<u8")
         out, numbers = np.zeros(len(rows), OUTCOME), np.zeros(len(_STATISTICS), "<u8")
@@ -244,6 +264,15 @@ class LaneFaults:
              int(place.width == 1 and place.kind != "memory"), limb, place.limbs, *common)
             for limb in range(place.limbs) if action.mask >> 32 * limb & 0xFFFFFFFF
         ]  # fmt: skip
+
+
+def _header(design: Design, bench: _Bench) -> Path:
+    """The generated C++ of the ports, which depends on where they lie."""
+    text = ports_header(design, bench.traces)
+    path = build_root() / "lane-ports" / content_hash({"text": text})[:24] / "lane_ports.h"
+    if not path.exists():
+        atomic_write(path, text)
+    return path
 
 
 def _offset(place: Place, word: int, limb: int) -> int:

@@ -170,10 +170,10 @@ class _Flattener:
         names: dict[tuple[Bit, ...], list[str]] = {}
         inits: dict[Bit, str] = {}
         for net, n in source["netnames"].items():
-            outer = [outside(b) for b in n["bits"]]
-            names.setdefault(tuple(outer), []).append(net)
+            seen = [outside(b) for b in n["bits"]]
+            names.setdefault(tuple(seen), []).append(net)
             if "init" in n["attributes"]:
-                inits.update(zip(outer, reversed(n["attributes"]["init"]), strict=False))
+                inits.update(zip(seen, reversed(n["attributes"]["init"]), strict=False))
         for cell, c in source["cells"].items():
             mapped = {p: [outside(b) for b in v] for p, v in c["connections"].items()}
             kind, below = c["type"], f"{path}.{cell}" if path else cell

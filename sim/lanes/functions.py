@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from bankside.sim.lanes.activity import Activity, activity_of
+from bankside.sim.lanes.activity import Activity, Read, activity_of
 from bankside.sim.lanes.guards import Group, Guarded, Guards, Shared
 from bankside.sim.lanes.netlist import (
     Cell,
@@ -227,7 +227,7 @@ class Functions:
                 continue
             if given and any(word in given for word in self._reads(step, guarded)):
                 cut(flush=True)
-            block = None if isinstance(step, (Inputs, Output)) else block_of(step)
+            block = None if isinstance(step, (Inputs, Output, Writes)) else block_of(step)
             if self.top and block not in (None, last) and cost > _SHORT:
                 cut(flush=False)
             last = block or last
@@ -252,7 +252,7 @@ class Functions:
             yield from guarded.reads(step)
 
     def _whole_cost(self, step: Step, guarded: Guarded) -> int:
-        if isinstance(step, (Inputs, Output)):
+        if isinstance(step, (Inputs, Output, Writes)):
             return 2
         return sum(_cost(node) for node in guarded.all_in(step))
 
@@ -282,7 +282,8 @@ class Functions:
         }  # fmt: skip
 
     def _activity(self) -> Activity:
-        functions, edges = [], []
+        functions: list[Read] = []
+        edges: list[Read] = []
         for number, function, guarded in self._all():
             if function.steps is None:
                 continue
@@ -295,12 +296,12 @@ class Functions:
                         words.add(node.word)  # what it keeps
                     elif isinstance(node, Memory):
                         words.update(port.word for port in node.reads)
-            memories = [
-                node if isinstance(node, Memory) else node.memory
+            used = [
+                node.memory if isinstance(node, Cell) else node
                 for step in function.steps if not isinstance(step, (Inputs, Output, Writes))
                 for node in guarded.all_in(step)
-                if isinstance(node, Memory) or (isinstance(node, Cell) and node.memory is not None)
             ]  # fmt: skip
+            memories = [memory for memory in used if isinstance(memory, Memory)]
             (edges if function in self.edge else functions).append((number, words, memories))
         return activity_of(functions, edges, self.module.instances)
 

@@ -91,8 +91,8 @@ class Guarded:
         if isinstance(node, Cell):
             for operand in operands(node):
                 block = self.inside(node, operand)
-                for inner in block.nodes if block else ():
-                    yield from self.all_in(inner)
+                for under in block.nodes if block else ():
+                    yield from self.all_in(under)
         yield node
 
     def reads(self, item: Item) -> Iterator[Word]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,17 @@ from bankside.errors import ConfigError
 from bankside.sim.lanes.build import build_lanes
 from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.segment import LANES
+from bankside.sim.lanes.values import (
+    count_of_cycles,
+    count_of_lanes,
+    ints,
+    limbs,
+    place_of,
+    rows_of,
+    word_of,
+)
+
+__all__ = ["WIDTH", "Lanes", "ints", "limbs"]
 
 #: Lanes of a group.
 WIDTH = LANES
@@ -25,14 +35,15 @@ class Lanes:
     """`lanes` machines, rounded up to whole groups of 16, at power-on.
 
     Values of a signal are arrays of uint32 [lanes, ceil(width / 32)], low limb first; `ints` and
-    `limbs` convert. Raises ConfigError for an unknown name, with the nearest ones.
+    `limbs` convert. Raises ConfigError for an unknown name, with the nearest ones, for a word that
+    a memory does not have, for values that do not fit their signal or the lanes, after `close`.
     """
 
     def __init__(self, netlist: Path, lanes: int = WIDTH, *, nets: bool = False) -> None:
+        self.groups = -(-count_of_lanes(lanes) // WIDTH)
         self._library, self.design = build_lanes(netlist, nets=nets)
         self._library.lanes_new.restype = ctypes.c_void_p
         self._library.lanes_part.restype = ctypes.c_void_p
-        self.groups = -(-lanes // WIDTH)
         self.lanes = self.groups * WIDTH
         self.places = {(p.kind, p.path): p for p in self.design.places}
         self._handle: ctypes.c_void_p | None = None
@@ -56,31 +67,29 @@ class Lanes:
             raise ConfigError(f"no memory for {self.lanes} lanes; take fewer")
         self._library.lanes_run_all(self._handle)
 
+    def _running(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise ConfigError("these lanes are closed; reset() makes new ones")
+        return self._handle
+
     # --- one cycle --------------------------------------------------------------------------------
     def settle(self) -> None:
         """Outputs follow registers and inputs."""
-        self._library.lanes_before(self._handle)
-        self._library.lanes_after(self._handle)
+        self._library.lanes_before(self._running())
+        self._library.lanes_after(self._running())
 
     def step(self, cycles: int = 1) -> None:
         """Clock edges, with the inputs as they are."""
-        self._library.lanes_steps(self._handle, ctypes.c_uint64(cycles))
+        self._library.lanes_steps(self._running(), ctypes.c_uint64(count_of_cycles(cycles)))
 
     # --- values -----------------------------------------------------------------------------------
     def find(self, kind: str, path: str) -> Place:
-        try:
-            return self.places[kind, path]
-        except KeyError:
-            from difflib import get_close_matches
-
-            names = [p for k, p in self.places if k == kind]
-            near = ", ".join(get_close_matches(path, names, 3, 0)) or "none"
-            raise ConfigError(f"no {kind} {path!r} in the design; nearest: {near}") from None
+        return place_of(self.places, kind, path)
 
     def set(self, port: str, values: NDArray[np.uint32] | int) -> None:
         """An input of all lanes."""
         place = self.find(_INPUTS, port)
-        self._put(place, self._rows(values, place))
+        self._put(place, rows_of(values, place, self.lanes))
 
     def get(self, port: str) -> NDArray[np.uint32]:
         """An output as it was computed last."""
@@ -93,28 +102,24 @@ class Lanes:
     def write(self, path: str, values: NDArray[np.uint32] | int) -> None:
         """Deposit into a register; outputs follow with `settle` or `step`."""
         place = self.find(_FLOPS, path)
-        self._put(place, self._rows(values, place))
+        self._put(place, rows_of(values, place, self.lanes))
 
     def read_memory(self, path: str, word: int) -> NDArray[np.uint32]:
         place = self.find(_MEMORIES, path)
+        word = word_of(place, word)
         return np.concatenate([self._memory(g, place)[word].T for g in range(self.groups)])
 
     def write_memory(self, path: str, word: int, values: NDArray[np.uint32] | int) -> None:
         place = self.find(_MEMORIES, path)
-        rows = self._rows(values, place)
+        word, rows = word_of(place, word), rows_of(values, place, self.lanes)
         for group in range(self.groups):
             self._memory(group, place)[word] = rows[group * WIDTH : (group + 1) * WIDTH].T
 
     # --- places -----------------------------------------------------------------------------------
-    def _rows(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[np.uint32]:
-        if isinstance(values, (int, np.integer)):
-            return np.tile(limbs([int(values)], place.width), (self.lanes, 1))
-        return np.asarray(values, np.uint32).reshape(self.lanes, place.limbs)
-
     def _view(
         self, group: int, part: int, offset: int, dtype: Any, shape: tuple[int, ...]
     ) -> NDArray:
-        address = self._library.lanes_part(self._handle, ctypes.c_uint64(group), part) + offset
+        address = self._library.lanes_part(self._running(), ctypes.c_uint64(group), part) + offset
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
 
@@ -145,15 +150,3 @@ class Lanes:
                     self._view(group, part, place.offset, "<u2", (1,))[0] = bits
                 else:
                     self._view(group, part, place.offset, "<u4", (place.limbs, WIDTH))[:] = values.T
-
-
-def limbs(values: Iterable[int], width: int) -> NDArray[np.uint32]:
-    """[n, ceil(width / 32)] of integers."""
-    count = -(-width // 32)
-    rows = [[int(v) >> 32 * i & 0xFFFFFFFF for i in range(count)] for v in values]
-    return np.array(rows, np.uint32).reshape(-1, count)
-
-
-def ints(rows: NDArray[np.uint32]) -> list[int]:
-    """Integers of limbs."""
-    return [sum(int(v) << 32 * i for i, v in enumerate(row)) for row in rows]

@@ -13,6 +13,7 @@ from bankside.sim.lanes.numpy_cells import BIT, WIDE, WORD, Source, compute, kin
 from bankside.sim.lanes.schedule import Call, Node, Phase, Plan, inputs_of
 
 _LIMB = (1 << 64) - 1
+_DTYPES: dict[str, Any] = {BIT: np.bool_, WORD: np.uint64, WIDE: np.object_}
 
 
 class Ram:
@@ -71,8 +72,12 @@ def joined_limbs(rows: NDArray[np.uint64], width: int) -> NDArray[Any]:
 
 def held(value: int, width: int, lanes: int) -> NDArray[Any]:
     """A signal with one value in all lanes."""
-    dtype = {BIT: np.bool_, WORD: np.uint64, WIDE: np.object_}[kind_of(width)]
-    return np.full(lanes, value, dtype)
+    return np.full(lanes, value, _DTYPES[kind_of(width)])
+
+
+def array_of(values: Sequence[int], width: int) -> NDArray[Any]:
+    """A signal with a value per lane."""
+    return np.array(values, _DTYPES[kind_of(width)])
 
 
 class State:
@@ -106,6 +111,19 @@ class State:
             self.memories[memory].write(*write)
         for below in self.below:
             below.edge()
+
+    def differing(self, lanes: int) -> NDArray[np.bool_]:
+        """Lanes that differ from lane 0 in a register or memory, here or below."""
+        found = np.zeros(lanes, np.bool_)
+        for word in self.code.registers:
+            value = self.w[word.index]
+            found |= value != value[0]
+        for memory in self.memories:
+            if memory.lanes == lanes:
+                found |= (memory.array != memory.array[:, :1]).any(axis=(0, 2))
+        for below in self.below:
+            found |= below.differing(lanes)
+        return found
 
 
 class ModuleCode:

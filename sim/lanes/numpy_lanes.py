@@ -6,21 +6,28 @@ shares nothing with what turns a cell into C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bankside.errors import ConfigError, ToolError
 from bankside.sim.lanes.flatten import load
-from bankside.sim.lanes.lanes import WIDTH, Lanes, limbs
+from bankside.sim.lanes.lanes import WIDTH, Lanes
 from bankside.sim.lanes.netlist import width_of
-from bankside.sim.lanes.numpy_code import ModuleCode, State, joined_limbs, split_limbs
+from bankside.sim.lanes.numpy_code import (
+    ModuleCode,
+    State,
+    array_of,
+    joined_limbs,
+    split_limbs,
+)
 from bankside.sim.lanes.places import Place
 from bankside.sim.lanes.schedule import plan_all
+from bankside.sim.lanes.values import count_of_cycles, count_of_lanes, place_of, rows_of, word_of
 from bankside.sim.rtl.tools import find_cxx
 
 Engine = Literal["auto", "compiled", "numpy"]
@@ -33,7 +40,8 @@ class NumpyDesign:
     places: tuple[Place, ...]
 
 
-class _Home(NamedTuple):
+@dataclass(frozen=True)
+class _Home:
     """Where a place is: instances to walk down from the top, number of a word or memory, port."""
 
     path: tuple[int, ...]
@@ -44,16 +52,18 @@ class _Home(NamedTuple):
 class NumpyLanes:
     """What `Lanes` is, without a compiler: the same names, arguments, values and errors.
 
-    `offset` of a place is its number. Also raises ConfigError for values wider than their signal.
+    `offset` of a place is its number.
     """
 
     def __init__(self, netlist: Path, lanes: int = WIDTH, *, nets: bool = False) -> None:
+        self.groups = -(-count_of_lanes(lanes) // WIDTH)
         self._top = load(netlist)
         made: dict[int, ModuleCode] = {}
         for plan in plan_all(self._top):
             made[id(plan.module)] = ModuleCode(plan, made, nets)
         self._code = made[id(self._top)]
-        self.groups = -(-lanes // WIDTH)
+        # Phases without inputs come first.
+        self._early = sum(not phase.needs and not phase.last for phase in self._code.plan.phases)
         self.lanes = self.groups * WIDTH
         found = list(_places(self._code, "", ()))
         self.design = NumpyDesign(tuple(place for place, _ in found))
@@ -68,23 +78,29 @@ class NumpyLanes:
     def reset(self) -> None:
         """Power-on: registers and memories have their first values, inputs are zero."""
         self._state = State(self._code, self.lanes)
-        self._settled = False
+        self._settled = 0  # phases whose values are those of registers, memories and inputs
 
     # --- one cycle --------------------------------------------------------------------------------
     def settle(self) -> None:
         """Outputs follow registers and inputs."""
-        if not self._settled:
-            state = self._running()
-            for phase in self._code.phases:
-                phase(state.w, state)
-            self._settled = True
+        self._settle(len(self._code.phases))
+
+    def settle_outputs(self) -> None:
+        """Outputs follow registers and inputs; what only the next state needs is left out."""
+        self._settle(len(self._code.phases) - 1)
+
+    def _settle(self, phases: int) -> None:
+        state = self._running()
+        for phase in self._code.phases[self._settled : phases]:
+            phase(state.w, state)
+        self._settled = max(self._settled, phases)
 
     def step(self, cycles: int = 1) -> None:
         """Clock edges, with the inputs as they are."""
-        for _ in range(cycles):
+        for _ in range(count_of_cycles(cycles)):
             self.settle()
             self._running().edge()
-            self._settled = False
+            self._settled = 0
 
     def _running(self) -> State:
         if self._state is None:
@@ -92,11 +108,14 @@ class NumpyLanes:
         return self._state
 
     # --- values -----------------------------------------------------------------------------------
-    find = Lanes.find
+    def find(self, kind: str, path: str) -> Place:
+        return place_of(self.places, kind, path)
 
     def set(self, port: str, values: NDArray[np.uint32] | int) -> None:
         """An input of all lanes."""
+        settled = self._settled
         self._put(self.find("input", port), values)
+        self._settled = min(settled, self._early)
 
     def get(self, port: str) -> NDArray[np.uint32]:
         """An output as it was computed last."""
@@ -114,14 +133,14 @@ class NumpyLanes:
 
     def read_memory(self, path: str, word: int) -> NDArray[np.uint32]:
         place = self.find("memory", path)
-        rows = self._at(place).memories[self._homes[place.offset].index].array[word]
+        rows = self._at(place).memories[self._homes[place.offset].index].array[word_of(place, word)]
         return np.ascontiguousarray(rows, "<u8").view("<u4")[:, : place.limbs].astype(np.uint32)
 
     def write_memory(self, path: str, word: int, values: NDArray[np.uint32] | int) -> None:
         place = self.find("memory", path)
         ram = self._at(place).memories[self._homes[place.offset].index]
-        ram.array[word] = self._limbs_of(values, place)
-        self._settled = False
+        ram.array[word_of(place, word)] = self._limbs_of(values, place)
+        self._settled = 0
 
     def force(self, path: str, mask: int | NDArray[np.uint32], value: int | None = None) -> None:
         """Invert the bits of `mask` of a net (`nets=True`) for all who read it, or make them those
@@ -136,13 +155,50 @@ class NumpyLanes:
         if value is not None:
             rule = (nothing, ones ^ bits, self._value_of(value, place) & bits)
         self._at(place).forces[self._homes[place.offset].index] = rule
-        self._settled = False
+        self._settled = 0
 
     def release(self, path: str) -> None:
         """End of a force."""
         place = self.find("net", path)
         self._at(place).forces.pop(self._homes[place.offset].index, None)
-        self._settled = False
+        self._settled = 0
+
+    # --- of single lanes, for those who act in few of them ----------------------------------------
+    def drive(self, port: str, values: Sequence[int]) -> None:
+        """An input, an integer per lane."""
+        place = self.find("input", port)
+        self._at(place).w[self._homes[place.offset].index] = array_of(values, place.width)
+        self._settled = min(self._settled, self._early)
+
+    def show(self, port: str) -> NDArray[Any]:
+        """An output as it was computed last, a bool or integer per lane; not to be written."""
+        place = self.find("output", port)
+        return np.broadcast_to(self._at(place).out[port], (self.lanes,))
+
+    def deposit(self, place: Place, word: int, lane: int, change: Callable[[int], int]) -> None:
+        """What `change` makes of a register, or of a word of a memory, in one lane."""
+        state, index = self._at(place), self._homes[place.offset].index
+        self._settled = 0
+        if place.kind == "memory":
+            row = state.memories[index].array[word, lane]
+            value = change(sum(int(v) << 64 * i for i, v in enumerate(row)))
+            row[:] = [value >> 64 * i & (1 << 64) - 1 for i in range(len(row))]
+            return
+        values = np.broadcast_to(state.w[index], (self.lanes,)).copy()
+        values[lane] = change(int(values[lane]))
+        state.w[index] = values
+
+    def force_each(self, place: Place, rules: Mapping[int, tuple[int, int, int]]) -> None:
+        """Of lane -> (flip, keep, bits): value of a net is ((value ^ flip) & keep) | bits."""
+        whole = (1 << place.width) - 1
+        given = [rules.get(lane, (0, whole, 0)) for lane in range(self.lanes)]
+        flip, keep, bits = (array_of(part, place.width) for part in zip(*given, strict=True))
+        self._at(place).forces[self._homes[place.offset].index] = flip, keep, bits
+        self._settled = 0
+
+    def differing(self) -> NDArray[np.bool_]:
+        """Lanes whose registers or memories differ from those of lane 0."""
+        return self._running().differing(self.lanes)
 
     # --- places -----------------------------------------------------------------------------------
     def _at(self, place: Place) -> State:
@@ -153,23 +209,14 @@ class NumpyLanes:
 
     def _put(self, place: Place, values: NDArray[np.uint32] | int) -> None:
         self._at(place).w[self._homes[place.offset].index] = self._value_of(values, place)
-        self._settled = False
+        self._settled = 0
 
     def _value_of(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[Any]:
         return joined_limbs(self._limbs_of(values, place), place.width)
 
     def _limbs_of(self, values: NDArray[np.uint32] | int, place: Place) -> NDArray[np.uint64]:
         """[lanes, ceil(width / 64)]."""
-        if isinstance(values, (int, np.integer)):
-            rows = np.tile(limbs([int(values)], place.width), (self.lanes, 1))
-        else:
-            rows = np.asarray(values, np.uint32).reshape(self.lanes, place.limbs)
-        top = place.width - 32 * (place.limbs - 1)
-        if (rows[:, -1].astype(np.uint64) >> top).any():
-            raise ConfigError(
-                f"{place.kind} {place.path!r} has {place.width} bits; got a value with more; "
-                f"expected less than 2^{place.width}"
-            )
+        rows = rows_of(values, place, self.lanes)
         even = np.zeros((self.lanes, 2 * -(-place.limbs // 2)), "<u4")
         even[:, : place.limbs] = rows
         return even.view("<u8").astype(np.uint64)
@@ -197,9 +244,9 @@ def _rows(
         home = _Home(down, flop.word.index)
         yield "flop", path + flop.name, flop.word.width, 1, (flop.init,), home
     for index, memory in enumerate(module.memories):
-        for port in memory.reads:
-            home = _Home(down, port.word.index)
-            yield "flop", path + port.word.name, memory.width, 1, (0,), home
+        for read in memory.reads:
+            home = _Home(down, read.word.index)
+            yield "flop", path + read.word.name, memory.width, 1, (0,), home
         if memory.writes:
             home = _Home(down, index)
             yield "memory", path + memory.name, memory.width, memory.depth, memory.init, home
@@ -216,6 +263,19 @@ def _rows(
         yield from _rows(below, f"{path}{instance.name}.", (*down, number))
 
 
+def chosen(engine: Engine) -> Literal["compiled", "numpy"]:
+    """`compiled` or `numpy`; `auto` is what there is a compiler for. Raises ConfigError."""
+    if engine == "auto":
+        try:
+            find_cxx()
+        except ToolError:
+            return "numpy"
+        return "compiled"
+    if engine not in ("compiled", "numpy"):
+        raise ConfigError(f"unknown engine {engine!r}; expected auto, compiled or numpy")
+    return engine
+
+
 def make_lanes(
     netlist: Path, lanes: int = WIDTH, *, engine: Engine = "auto", nets: bool = False
 ) -> Lanes | NumpyLanes:
@@ -223,11 +283,5 @@ def make_lanes(
 
     Raises ToolError for `compiled` without a compiler, ConfigError for an unknown engine.
     """
-    if engine not in ("auto", "compiled", "numpy"):
-        raise ConfigError(f"unknown engine {engine!r}; expected auto, compiled or numpy")
-    if engine == "auto":
-        try:
-            find_cxx()
-        except ToolError:
-            engine = "numpy"
-    return (NumpyLanes if engine == "numpy" else Lanes)(netlist, lanes, nets=nets)
+    made = NumpyLanes if chosen(engine) == "numpy" else Lanes
+    return made(netlist, lanes, nets=nets)

@@ -85,11 +85,12 @@ private:
     }
 };
 
+// Bytes of a recording at most; longer runs are computed in every sweep. Python sets it before the run without faults.
+extern "C" { uint64_t bankside_recording_bytes = uint64_t{1} << 30; }
+
 // Of a group in which all lanes are equal.
 class Recording {
 public:
-    static constexpr uint64_t kBytes = uint64_t{1} << 30;  // at most; longer runs are computed in every sweep
-
     bool whole() const { return whole_; }
     uint64_t cycles() const { return cycles_.size(); }
 
@@ -135,7 +136,7 @@ public:
         }
         now.values = values_.size();
         const uint64_t bytes = t_.bytes() + q_.bytes() + sizeof(touch) * touched_.size() + 4 * values_.size() + (sizeof(Cycle) + sizeof(V64) * vectors_) * cycles_.size();
-        if (bytes > kBytes) *this = Recording{};
+        if (bytes > bankside_recording_bytes) *this = Recording{};
     }
     // Values between two cycles that no change tells.
     std::vector<uint32_t> snapshot() const { return t_.values(); }

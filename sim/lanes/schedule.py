@@ -74,8 +74,8 @@ def inputs_of(node: Node) -> Iterator[Sig]:
         yield node.data
         yield node.enable or ()
     elif isinstance(node, Memory):
-        for port in node.reads:
-            yield from (port.enable, port.address, port.clock or ())
+        for read in node.reads:
+            yield from (read.enable, read.address, read.clock or ())
         for write in node.writes:
             yield from (write.enable, write.address, write.data, write.clock or ())
     else:
@@ -174,7 +174,7 @@ class _Planned:
             self.node_support[id(node)] = found
             if isinstance(node, Cell):
                 self.support[node.output] = found
-            else:
+            elif isinstance(node, Call):
                 for port in node.phase.outputs:
                     if port in node.instance.outputs:
                         self.support[node.instance.outputs[port]] = found

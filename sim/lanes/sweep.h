@@ -143,6 +143,7 @@ public:
     }
 
     Engine& engine() { return engine_; }
+    bool whole() const { return recording_.whole(); }
 
 private:
     Engine engine_;

@@ -24,6 +24,7 @@
         sweep.run(deeds, first, count, out, limit);                                                                          \
         *statistics = sweep.statistics;                                                                                      \
     }                                                                                                                        \
+    uint64_t sweep_recorded(void* handle) { return static_cast<TheSweep*>(handle)->whole(); }                                \
     void* sweep_machines(void* handle) { return static_cast<TheSweep*>(handle)->machines(); }                                \
     }
 

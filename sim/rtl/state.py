@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _NAME = r"(\\\S+ |[A-Za-z_]\w*)"
 _CLOCKED = re.compile(rf"^ +{_NAME}(?:\[[\d:]+\])? *<= ", re.MULTILINE)
 _MEMORY = re.compile(rf"^  reg (?:signed )?(?:\[\d+:0\] )?{_NAME} ?\[\d+:0\];", re.MULTILINE)
 _ASSIGN = re.compile(rf"^  assign {_NAME} *= {_NAME} *;", re.MULTILINE)
+# What bits are assigned from without logic: names, parts of them, several of these in braces.
+_TERM = re.compile(rf"{_NAME} *(?:\[(\d+)(?::(\d+))?\])?")
+_PART = r"(?:\\\S+ |[A-Za-z_]\w*) *(?:\[[\d:]+\])?"
+_SIDE = rf"({_PART}|\{{ ?{_PART}(?: ?, {_PART})* ?\}}) *"
+_WIRED = re.compile(rf"^  assign {_SIDE}= {_SIDE};", re.MULTILINE)
+_DECLARED = re.compile(
+    rf"^  (?:input|output|wire|reg) (?:signed )?(?:\[(\d+):0\] )?{_NAME} *(?:= [^;]*)?;",
+    re.MULTILINE,
+)
 
 #: Cells that keep their output Q.
 FLOPS = ("$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$adff", "$adffe", "$dlatch")
@@ -171,6 +181,7 @@ class _Declared:
     clocked: set[str]
     memories: set[str]
     sources: dict[str, str]
+    body: str
 
     @classmethod
     def of(cls, body: str) -> _Declared:
@@ -178,6 +189,7 @@ class _Declared:
             {plain(n) for n in _CLOCKED.findall(body)},
             {plain(n) for n in _MEMORY.findall(body)},
             {plain(to): plain(of) for to, of in _ASSIGN.findall(body)},
+            body,
         )
 
     def register(
@@ -189,11 +201,49 @@ class _Declared:
     ) -> StateVariable:
         """The register whose output is `bits`; `unnamed` is its name where no net has one."""
         path = name_of(bits, nets) or unnamed
-        for net in (plain_field(plain(n)) for n in nets.get(tuple(bits), [])):
-            for variable in (net, self.sources.get(net)):
-                if variable in self.clocked:
-                    return StateVariable("flop", path, "", variable, len(bits))
-        raise ToolError(_missing(module, "register", path))
+        named = [plain_field(plain(n)) for n in nets.get(tuple(bits), [])]
+        found = [v for net in named for v in (net, self.sources.get(net)) if v in self.clocked]
+        found = found or [v for net in named if (v := self._behind(net, len(bits)))]
+        if not found:
+            raise ToolError(_missing(module, "register", path))
+        return StateVariable("flop", path, "", found[0] or "", len(bits))
+
+    def _behind(self, net: str, width: int) -> str | None:
+        """The register whose bits, in order, those of `net` are assigned from in the end."""
+        last = None
+        for bit in range(width):
+            at = net, bit
+            for _ in range(len(self.bits)):
+                if at not in self.bits or at[0] in self.clocked:
+                    break
+                at = self.bits[at]
+            if at[1] != bit or last not in (None, at[0]):
+                return None
+            last = at[0]
+        return last if last in self.clocked and self.widths[last] == width else None
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Bits of every wire and register that is no memory."""
+        found = _DECLARED.finditer(self.body)
+        return {plain(m[2]): int(m[1] or 0) + 1 for m in found}
+
+    @cached_property
+    def bits(self) -> dict[tuple[str, int], tuple[str, int]]:
+        """Bit -> the bit that it is assigned from, of assignments without logic."""
+        found: dict[tuple[str, int], tuple[str, int]] = {}
+        for to, of in _WIRED.findall(self.body):
+            found |= zip(self._spread(to), self._spread(of), strict=False)
+        return found
+
+    def _spread(self, text: str) -> list[tuple[str, int]]:
+        """Bits of a name, a part of it, or several in braces; the lowest one first."""
+        found: list[tuple[str, int]] = []
+        for name, high, low in reversed(_TERM.findall(text)):
+            top = int(high) if high else self.widths.get(plain(name), 1) - 1
+            least = int(low or high or 0)
+            found += ((plain(name), bit) for bit in range(least, top + 1))
+        return found
 
 
 def _missing(module: str, kind: str, name: str) -> str:

@@ -1,5 +1,7 @@
 """Sites of real machines: names, blocks, roles."""
 
+import json
+
 import pytest
 
 from bankside.errors import ConfigError
@@ -37,6 +39,23 @@ def test_every_site_has_a_block_and_a_role(netlist) -> None:
         assert site.block and site.role in ("data", "control", "configuration")
         if site.block not in ("top", "main memory"):
             assert site.path.startswith(site.block + ".") and site.block.count(".") <= 1
+
+
+def test_blocks_are_instances(netlist) -> None:
+    """Also of nets that are called after a cell, `core.$16.Y`."""
+    modules = json.loads(netlist.read_text())["modules"]
+    tops = [n for n, m in modules.items() if int(str(m["attributes"].get("top", "0")), 2)]
+
+    def below(module: str, path: str):
+        for name, cell in modules[module]["cells"].items():
+            if cell["type"] in modules:
+                yield path + name
+                yield from below(cell["type"], f"{path}{name}.")
+
+    instances = {"top", *below(tops[0], "")}
+    nets = [site for site in sites_of(netlist).values() if site.kind == "net"]
+    assert any(".$" in site.path for site in nets)
+    assert {site.block for site in sites_of(netlist).values()} <= instances
 
 
 @pytest.mark.parametrize(

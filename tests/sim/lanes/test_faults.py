@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bankside.errors import ConfigError
 from bankside.fault_injection.protect import protected
+from bankside.fault_injection.workloads_gpt import (
+    GptAttention,
+    GptProduct,
+    attention,
+    product,
+)
 from bankside.isa.machines import AnyMachine, load_machine
 from bankside.isa.program import Program
 from bankside.sim.elaborate import to_json
@@ -42,10 +49,10 @@ class Pair:
     @classmethod
     def of(
         cls, machine: AnyMachine, seed: int = 1, *, nets: Iterable[str] | None = None,
-        design: tuple[Path, Path] | None = None,
+        design: tuple[Path, Path] | None = None, program: Program | None = None,
     ) -> "Pair":  # fmt: skip
         """nets: sites that the referee is compiled for."""
-        program, netlist = program_of(machine, seed), design[0] if design else None
+        program, netlist = program or program_of(machine, seed), design[0] if design else None
         lanes = LaneFaults(machine, program, netlist=netlist, lanes=32, nets=nets is not None)
         referee = Referee(machine, nets=nets or (), design=design)
         return cls(lanes, referee, program, lanes.golden.cycles)
@@ -69,7 +76,7 @@ def pair(engine, pairs) -> Pair:
 
 def differences(faults: Faults, found: np.ndarray, expected: np.ndarray) -> list[str]:
     return [
-        f"{list(actions)}: {dict(zip(OUTCOME.names, row, strict=True))}; referee: {other}"
+        f"{list(actions)}: {dict(zip(OUTCOME.names, row, strict=True))}; expected: {other}"
         for actions, row, other in zip(faults, found, expected, strict=True)
         if row != other
     ]
@@ -123,6 +130,25 @@ def test_order_and_lanes_do_not_matter(pair):
     together = pair.lanes.run(faults)
     assert np.array_equal(pair.lanes.run(faults[::-1])[::-1], together)
     assert np.array_equal(np.concatenate([pair.lanes.run([f]) for f in faults]), together)
+
+
+@ENGINES
+def test_a_run_that_is_too_long_to_be_recorded(pair):
+    """Sweeps compute it then: at once, or from the cycle on in which there was no more room."""
+    assert pair.lanes.recorded
+    faults = pair.faults(14, 300)
+    expected = pair.lanes.run(faults)
+    for room in (0, 100_000):
+        lanes = LaneFaults(pair.lanes.machine, pair.program, lanes=32, recording_bytes=room)
+        assert not lanes.recorded
+        assert lanes.golden.outcome == pair.lanes.golden.outcome
+        assert not differences(faults, lanes.run(faults), expected)
+        lanes.close()
+    assert LaneFaults(pair.lanes.machine, pair.program).recorded, "the limit of another one stays"
+    with pytest.raises(ConfigError, match=r"recording_bytes is -1; expected 0 to 2\^64 - 1 bytes"):
+        LaneFaults(pair.lanes.machine, pair.program, recording_bytes=-1)
+    with pytest.raises(ConfigError, match="0 lanes; expected 1 or more"):
+        LaneFaults(pair.lanes.machine, pair.program, lanes=0)
 
 
 def other_bit(action: Action, width: int) -> Action:
@@ -179,6 +205,29 @@ def test_alarms_of_a_protected_design():
     assert not differences(faults, pair.lanes.run(faults), expected)
     alarms = expected["corrected"] + 2 * expected["detected"]
     assert np.bincount(alarms, minlength=4)[:3].min() > 8, alarms
+
+
+# --- language models ------------------------------------------------------------------------------
+@pytest.mark.slow  # a machine of its own
+@pytest.mark.parametrize("piece", ["product", "attention"])
+def test_the_profile_for_language_models(piece):
+    """A product with weights of 4 bits and attention of the shipped GPT, a row each."""
+    machine = load_machine("npu_llm_32")
+    if piece == "product":
+        program = product(machine, GptProduct(product="value", form="w4a8", text="God"), Path())[0]
+    else:
+        program = attention(machine, GptAttention(text="God"), Path())[0]
+    pair = Pair.of(machine, program=program)
+    assert pair.lanes.golden.outcome == pair.referee.golden(program)
+    result = NpuGolden(machine).run(program)
+    expected = np.ascontiguousarray(result.outputs).view(np.uint8).reshape(-1)
+    assert np.array_equal(pair.lanes.golden.image[: len(expected)], expected)
+    faults = pair.faults(21, 96)
+    expected = pair.referee.run(program, faults, checkpoints=5)
+    assert not differences(faults, pair.lanes.run(faults), expected)
+    assert (expected["output"] == 0).sum() > 5 and (expected["state"] == 1).sum() > 5
+    twins = [[other_bit(a, pair.lanes.sites[a.site].width) for a in actions] for actions in faults]
+    assert len(differences(faults, pair.lanes.run(twins), expected)) > 3
 
 
 # --- many -------------------------------------------------------------------------------------------  # noqa: E501

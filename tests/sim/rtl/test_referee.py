@@ -17,7 +17,7 @@ from bankside.sim.faults import END_DONE, END_LIMIT, STORE, Action
 from bankside.sim.random_programs import random_programs as pim_programs
 from bankside.sim.random_programs_npu import random_programs as npu_programs
 from bankside.sim.rtl.array import ArrayRtl
-from bankside.sim.rtl.netlist_verilog import find_nets
+from bankside.sim.rtl.netlist_verilog import find_nets, netlist_verilog
 from bankside.sim.rtl.npu import NpuRtl
 from bankside.sim.rtl.pim import PimRtl
 from bankside.sim.rtl.referee import Referee
@@ -110,6 +110,23 @@ def test_every_bit_can_be_written(referee):
             continue
         for word in {0, site.depth - 1, *map(int, rng.integers(site.depth, size=3))}:
             assert referee.problem(site, word) is None, site
+
+
+@pytest.mark.parametrize("machine", [*MACHINES.values(), "npu_llm_32"])
+def test_the_verilog_of_the_netlist_has_the_same_state(machine):
+    """Also where a memory is read into a register that is nothing but an output port (`llm`)."""
+    top, name = top_of(load_machine(machine))
+    netlist = to_json(top, name)
+    first, second = (
+        StateMap(netlist, verilog).variables()
+        for verilog in (to_verilog(top, name), netlist_verilog(netlist, name))
+    )
+    assert len({(v.scope, v.variable) for v in second}) == len(second)
+    found, expected = (
+        [(v.kind, v.path, v.width, v.depth, v.falling) for v in variables]
+        for variables in (second, first)
+    )
+    assert found == expected
 
 
 def test_a_register_without_a_name_in_the_verilog_is_refused(tmp_path):

@@ -1,10 +1,13 @@
 """Writes to registers of a Verilated model from outside: kept, seen by readers, or refused."""
 
 import ctypes
+import re
 from pathlib import Path
 
 import pytest
 
+from bankside.errors import ToolError
+from bankside.sim.rtl.state import _Declared
 from bankside.sim.rtl.verilate import build_library
 
 SHIM = Path(__file__).parents[1] / "shims" / "state_shim.cpp"
@@ -125,3 +128,51 @@ def test_a_name_that_is_none(design):
     assert not design.call("add", b"cuont", b"bankside_seen_0", b"")
     assert not design.call("add", b"count", b"bankside_seen_9", b"")
     assert not design.call("add", b"cells", b"bankside_seen_2", b"bankside_at_7")
+
+
+# --- names --------------------------------------------------------------------------------------
+
+WIRED = """
+module wired(clk, \\data[0] , \\data[1] );
+  input clk;
+  output [3:0] \\data[0] ;
+  wire [3:0] \\data[0] ;
+  output [3:0] \\data[1] ;
+  wire [3:0] \\data[1] ;
+  wire [7:0] whole;
+  wire [7:0] swapped;
+  wire [7:0] half;
+  reg [7:0] _0_;
+  reg [3:0] held = 4'h0;
+  always @(posedge clk) begin
+    _0_ <= cells[1];
+    held <= _0_[3:0];
+  end
+  assign { \\data[1] , \\data[0]  } = _0_;
+  assign whole[7:2] = { \\data[1] , \\data[0] [3:2] };
+  assign whole[1] = \\data[0] [1];
+  assign whole[0] = \\data[0] [0];
+  assign swapped = { \\data[0] , \\data[1]  };
+  assign half = { \\data[1] , held };
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("net", "width", "variable"),
+    [("whole", 8, "_0_"), ("_0_", 8, "_0_"), ("held", 4, "held")],
+)
+def test_a_register_is_found_behind_parts_of_its_word(net, width, variable):
+    bits = list(range(2, 2 + width))
+    found = _Declared.of(WIRED).register("wired", {tuple(bits): [net]}, bits, "cells.read0")
+    assert (found.path, found.variable, found.width) == (net, variable, width)
+
+
+@pytest.mark.parametrize(
+    ("net", "width"), [("swapped", 8), ("half", 8), ("data[0]", 4), ("nothing", 8)]
+)
+def test_what_is_not_the_whole_register_in_order_is_refused(net, width):
+    """A write to it would go to other bits."""
+    bits = list(range(2, 2 + width))
+    with pytest.raises(ToolError, match=f"no register for {re.escape(repr(net))}"):
+        _Declared.of(WIRED).register("wired", {tuple(bits): [net]}, bits, "cells.read0")
