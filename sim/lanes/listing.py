@@ -48,6 +48,9 @@ class Listing(Functions):
     def _bit(self, number: int) -> int:
         return 1 << self.activity.classes[number]
 
+    def _class(self, number: int) -> str:
+        return literal(self._bit(number))
+
     def _call_row(self, call: Call) -> str:
         """Its class, and who reads its outputs (this cycle) and its registers (the next)."""
         q, t, m = self.layout.below[id(call.instance)]
@@ -72,14 +75,14 @@ class Listing(Functions):
         for phase, functions in zip(self.plan.phases, self.phases, strict=True):
             for function in functions:
                 if function.call is None:
-                    row = f"{{{self._function(number)}, 0, 0, 0, {literal(self._bit(number))}, 0, 0}}"
+                    row = f"{{{self._function(number)}, 0, 0, 0, {self._class(number)}, 0, 0}}"
                 else:
                     row = self._call_row(function.call)
                 found = own.function(number, function)
                 out[bool(phase.needs) or phase.last].append(Item(row, found))
                 number += 1
         for function in self.edge:
-            row = f"{{{self._function(number)}, 0, 0, 0, {literal(self._bit(number))}, 0, 0}}"
+            row = f"{{{self._function(number)}, 0, 0, 0, {self._class(number)}, 0, 0}}"
             out[2].append(Item(row, own.function(number, function)))
             number += 1
         for instance, code, (q, t, m) in self._with_writes():

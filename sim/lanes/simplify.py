@@ -24,7 +24,7 @@ _SRA = re.compile(rf"SRA\(({_ATOM}), (\d+)\)")
 _SELECT = re.compile(rf"SEL\((\w+), ({_ATOM}), ({_ATOM})\)")
 _ZERO = re.compile(rf"MZ\((\w+), ({_ATOM})\)")
 _MASKED = re.compile(rf"(ORM|ADDM|SUBM)\(({_ATOM}), (\w+), ({_ATOM})\)")
-_TEST = re.compile(rf"const B b\d+ = TST\((v\d+), K\((0x[0-9a-f]+)u\)\);")
+_TEST = re.compile(r"const B b\d+ = TST\((v\d+), K\((0x[0-9a-f]+)u\)\);")
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,7 @@ class _Function:
         for line in self.source:
             found = _DEFINITION.fullmatch(line)
             start = found.start(2) if found else 0
-            text = line[:start] + _NAME.sub(
-                lambda m: self.instead.get(m[0], m[0]), line[start:]
-            )
+            text = line[:start] + _NAME.sub(lambda m: self.instead.get(m[0], m[0]), line[start:])
             if found and self._known(found[1], text[start:-1]):
                 continue
             out.append(text)
