@@ -1,6 +1,6 @@
 """Which functions have to run in a cycle: those that read something that has changed.
 
-Every function of the top, and every call of a kept module, belongs to one of 64 classes, a bit of
+Every function of the top, and every call of a kept module, belongs to one of 128 classes, a bit of
 `now` (this cycle) and of `next`. Whoever changes a value sets the bits of those who read it.
 """
 
@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 
 from bankside.sim.lanes.netlist import Instance, Memory, Word
 
-_CLASSES = 64
+_CLASSES = 128
+
+
+def literal(classes: int) -> str:
+    """A mask of classes as C has it (`classes` of lanes.h)."""
+    low, high = classes & (1 << 64) - 1, classes >> 64
+    return f"((classes){high:#x}ull << 64 | {low:#x}ull)" if high else f"{low:#x}ull"
 
 
 @dataclass
@@ -104,7 +110,7 @@ class Marks:
         lines = [] if self.top else ["uint32_t changed = 0;"]
         for (when, mask), tests in by_effect.items():
             effect = (
-                f"g->{when} |= {mask:#x}ull;"
+                f"g->{when} |= {literal(mask)};"
                 if self.top
                 else f"changed |= {1 if when == 'now' else 2};"
             )

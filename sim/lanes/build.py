@@ -19,8 +19,8 @@ from bankside.sim.rtl.verilate import say
 _FOLDER = Path(__file__).parent
 _HEADERS = ("lanes.h", "runtime.h")
 _GENERATORS = ("netlist", "flatten", "schedule", "guards", "order", "segment", "bits", "shifts",
-               "cells", "activity", "functions", "effects", "listing", "places", "emit",
-               "build")  # fmt: skip
+               "cells", "activity", "functions", "effects", "listing", "places", "simplify",
+               "emit", "build")  # fmt: skip
 #: `-O1` is 10 % slower, `-O3` no faster; contraction and aliasing do not matter to integers.
 FLAGS = ("-O2", "-march=native", "-fPIC", "-w", "-fno-strict-aliasing")
 

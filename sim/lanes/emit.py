@@ -13,13 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from bankside.sim.lanes import bits, cells
 from bankside.sim.lanes.activity import Marks
 from bankside.sim.lanes.functions import Function, Inputs, Output, Step, Writes
-from bankside.sim.lanes.guards import ALWAYS, Group, Guarded, When, operand_sig, operands
+from bankside.sim.lanes.guards import (
+    ALWAYS,
+    Group,
+    Guarded,
+    Shared,
+    When,
+    operand_sig,
+    operands,
+)  # fmt: skip
 from bankside.sim.lanes.listing import Listing
 from bankside.sim.lanes.netlist import (
     Cell,
     Flop,
     Memory,
     Module,
+    Part,
     ReadPort,
     Sig,
     Word,
@@ -29,6 +38,7 @@ from bankside.sim.lanes.netlist import (
 from bankside.sim.lanes.places import Design, Place, first_values, pooled
 from bankside.sim.lanes.schedule import Call, Node, Plan, plan_all
 from bankside.sim.lanes.segment import ALL, BIT, LIMB, NONE, ZERO, Segment, cut, extended
+from bankside.sim.lanes.simplify import simplify
 
 _SIGNATURE = "(char* q, char* d, char* t, char* m, struct group* g)"
 
@@ -106,7 +116,7 @@ class _ModuleCode(Listing):
         self.marks = Marks(self.top)
         for step in function.steps or ():
             self._step(step, s, guarded)
-        return [*self.marks.before(), *s.lines, *self.marks.after()]
+        return [*self.marks.before(), *simplify(s.lines, s.widths), *self.marks.after()]
 
     def _step(self, step: Step, s: Segment, guarded: Guarded) -> None:
         if isinstance(step, Cell):
@@ -115,6 +125,8 @@ class _ModuleCode(Listing):
             self._flop(step, s)
         elif isinstance(step, Group):
             self._group(step, s, guarded)
+        elif isinstance(step, Shared):
+            self._shared(step, s, guarded)
         elif isinstance(step, Memory):
             self._memory(step, s)
         elif isinstance(step, Writes):
@@ -200,6 +212,25 @@ class _ModuleCode(Listing):
             self._under(list(group.flops), s, guarded)
             self._rewrite(s, bit, group.flops[0].word)
         s.lines.append(f"STB(t + {flag}, {bit});")
+
+    def _shared(self, shared: Shared, s: Segment, guarded: Guarded) -> None:
+        """Cells that are needed where one of several conditions holds, else zero."""
+        bit = self._when(shared.when, s)
+        if bit == ALL:
+            self._under(shared.nodes, s, guarded)
+            return
+        out = {
+            word: s.variables("B", [NONE]) if word.width == 1
+            else s.variables("V", [ZERO] * word.limbs)
+            for word in shared.words
+        }  # fmt: skip
+        with s.when(bit):
+            self._under(shared.nodes, s, guarded)
+            for word, names in out.items():
+                part = (Part(word, 0, word.width),)
+                s.assign(names, bits.values(s, part))
+        for word, names in out.items():
+            s.define(word, names)
 
     def _rewrite(self, s: Segment, bit: str, word: Word) -> None:
         """Where registers have changed, `d` has to follow in the next cycle."""

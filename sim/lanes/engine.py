@@ -32,7 +32,7 @@ from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
 _HEADERS = (
-    "sweep.h", "lane_group.h", "lane_store.h", "followers.h", "recording.h",
+    "sweep.h", "lane_group.h", "lane_store.h", "followers.h", "recording.h", "regroup.h",
     "sweep_functions.h", "axi_lanes.h",
 )  # fmt: skip
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}

@@ -72,7 +72,7 @@ struct ItemTable {
     uint64_t before, edge, bench;         // the first item after the inputs, at the edge; the bench's number
     std::vector<std::pair<uint64_t, span>> registers;  // (item, span of its own), by offset
     Items showing;                        // who computes outputs
-    uint64_t memories = 0;                // classes of those who use memories
+    classes memories = 0;                 // classes of those who use memories
     std::vector<int> batch;               // of an item: functions that may run for many instances at once, numbered; -1: may not
     int batches = 0;
     std::vector<BatchPlan> plans;         // of items in batches
@@ -154,12 +154,30 @@ struct ItemTable {
     }
 };
 
+// The group that others follow. Limbs of its registers in this cycle (q) and the next (d): a vector of equal values each, or, from a
+// recording, one value each.
+struct Pilot {
+    lane_group* g;
+    const char *q, *d;
+    unsigned shift;  // from the offset of a vector to that of what is there
+
+    void computed() { q = g->q, d = g->d, shift = 0; }
+    void recorded(const std::vector<uint32_t>& now, const std::vector<uint32_t>& next) {
+        q = reinterpret_cast<const char*>(now.data()), d = reinterpret_cast<const char*>(next.data());
+        shift = kShift;
+    }
+    uint32_t value(const char* bank, uint64_t offset) const { return *reinterpret_cast<const uint32_t*>(bank + (offset >> shift)); }
+
+    static constexpr unsigned kShift = 4;  // sizeof(V) / sizeof(uint32_t), as a power of two
+};
+static_assert(sizeof(V) == sizeof(uint32_t) << Pilot::kShift);
+
 class Follower;
 
 // Lanes of many groups and instances of one module that are computed side by side.
 class Batches {
 public:
-    Batches(const ItemTable& table, const lane_group* pilot)
+    Batches(const ItemTable& table, const Pilot& pilot)
         : table_(table), pilot_(pilot), queues_(static_cast<size_t>(table.batches)) {}
 
     inline void add(Follower& follower, uint64_t item, unsigned lane);
@@ -178,7 +196,7 @@ private:
     };
 
     const ItemTable& table_;
-    const lane_group* pilot_;
+    const Pilot& pilot_;
     std::vector<Queue> queues_;
     group none_{};
 
@@ -197,7 +215,7 @@ public:
 
     explicit Follower(const ItemTable& table) : table_(table) {}
 
-    void attach(lane_group* group, lane_group* pilot, Batches* batches) {
+    void attach(lane_group* group, const Pilot* pilot, Batches* batches) {
         g_ = group, pilot_ = pilot, batches_ = batches;
         kept_.assign(2 * table_.bench * vectors_, V64{});
         kept_odd_.assign(table_.bench, 0);
@@ -332,7 +350,7 @@ public:
                 for (uint32_t k = 0; k < g_->g.dirty[i].limbs; ++k) with(memory + g_->g.dirty[i].offset + k * sizeof(V));
         };
         each([&](char* at) { kept.push_back(LDV(at)); });
-        std::memcpy(memory, pilot_->g.memory, bankside_m_bytes);
+        std::memcpy(memory, pilot_->g->g.memory, bankside_m_bytes);
         auto next = kept.begin();
         each([&](char* at) { STV(at, *next++); });
         g_->g.pilot = nullptr;
@@ -363,9 +381,45 @@ public:
 
     bool computes(uint64_t item) const { return last_.has(item); }
 
+    // --- lanes that go from one group to another, between cycles ------------------------------------------------------------------
+    // with(item, lanes whose registers of it differ). full: the group has computed everything.
+    template <typename Do>
+    void each_odd(bool full, Do&& with) const {
+        for (uint64_t item = full ? 0 : last_.next(0); item < table_.bench; item = full ? item + 1 : last_.next(item + 1)) {
+            B odd = 0;
+            each_own(item, [&](const span& one) { odd |= difference(g_->q, one); });
+            if (odd) with(item, odd);
+        }
+    }
+
+    // Registers of an item in one lane, to the end of `values`.
+    void take_out(uint64_t item, unsigned lane, std::vector<uint32_t>& values) const {
+        each_own(item, [&](const span& one) {
+            for (uint32_t i = 0; i < one.count; ++i) {
+                const char* at = g_->q + one.offset + i * step(one);
+                values.push_back(one.bit ? LDB(at) >> lane & 1 : reinterpret_cast<const uint32_t*>(at)[lane]);
+            }
+        });
+    }
+
+    // The same into a lane that is as lane 0; gives where the next item's begin.
+    const uint32_t* put_in(uint64_t item, unsigned lane, const uint32_t* values, bool full) {
+        if (!full) adopt(item);
+        each_own(item, [&](const span& one) {
+            for (uint32_t i = 0; i < one.count; ++i, ++values)
+                for (char* bank : {g_->q, g_->d}) set_one(bank + one.offset + i * step(one), one.bit, lane, *values);
+        });
+        if (full) return values;
+        before_.add(item);
+        whole_ = std::max(whole_, 1u);
+        each_written(item, [&](const span& one) { next_.add_set(one.partner); });
+        return values;
+    }
+
 private:
     const ItemTable& table_;
-    lane_group *g_ = nullptr, *pilot_ = nullptr;
+    lane_group* g_ = nullptr;
+    const Pilot* pilot_ = nullptr;
     Batches* batches_ = nullptr;
     friend class Batches;
     Items last_, now_;      // computed in the cycle before, so that its registers are there; in this one
@@ -385,7 +439,7 @@ private:
     static constexpr uint64_t kOwnBytes = 1 << 24;
 
     void reset_sets() {
-        g_->g.pilot = &pilot_->g;
+        g_->g.pilot = &pilot_->g->g;
         for (Items* of : {&last_, &now_, &wake_, &next_, &valid_, &before_, &moved_now_, &moved_next_}) of->clear();
         whole_ = 0;
         odd_ = 0;
@@ -405,13 +459,28 @@ private:
     }
 
     void copy(const span& one) {
-        transfer(one.t ? g_->t : g_->q, one.t ? pilot_->t : pilot_->q, one);
+        if (one.t) transfer(g_->t, pilot_->g->t, one);
+        else from_pilot(g_->q, pilot_->q, pilot_->g->q, one);
     }
 
     // A port that is a copy of something else.
     void give(const span& one) {
-        const lane_group* from = there(one) ? g_ : pilot_;
-        transfer(g_->t + one.target - one.offset, one.t ? from->t : from->q, one);
+        char* to = g_->t + one.target - one.offset;
+        if (there(one)) transfer(to, one.t ? g_->t : g_->q, one);
+        else if (one.t) transfer(to, pilot_->g->t, one);
+        else from_pilot(to, pilot_->q, pilot_->g->q, one);
+    }
+
+    // Registers of the pilot: limbs from `bank`, bits from `bits`.
+    void from_pilot(char* to, const char* bank, const char* bits, const span& one) const {
+        if (one.bit) {
+            transfer(to, bits, one);
+            return;
+        }
+        for (uint32_t i = 0; i < one.count; ++i) {
+            const uint32_t at = one.offset + i * static_cast<uint32_t>(sizeof(V));
+            STV(to + at, K(pilot_->value(bank, at)));
+        }
     }
 
     static void transfer(char* to, const char* from, const span& one) {
@@ -442,10 +511,19 @@ private:
 
     bool differs(const span& one) const { return difference(one.t ? g_->t : g_->d, one); }
 
+    static void set_one(char* at, bool bit, unsigned lane, uint32_t value) {
+        if (bit) STB(at, (LDB(at) & ~(B(1) << lane)) | (value & 1) << lane);
+        else reinterpret_cast<uint32_t*>(at)[lane] = value;
+    }
+
+    template <typename Do>
+    static void each_own(uint64_t item, Do&& with) {
+        for (uint32_t s = bankside_effects[item].own; s < bankside_effects[item].own_end; ++s) with(bankside_spans[s]);
+    }
+
     template <typename Do>
     void each_register(Do&& with) const {
-        for (uint64_t item = last_.next(0); item < table_.bench; item = last_.next(item + 1))
-            for (uint32_t s = bankside_effects[item].own; s < bankside_effects[item].own_end; ++s) with(bankside_spans[s]);
+        for (uint64_t item = last_.next(0); item < table_.bench; item = last_.next(item + 1)) each_own(item, with);
     }
 
     template <typename Do>
@@ -526,7 +604,7 @@ private:
         for (uint32_t s = of.own; s < of.own_end; ++s)
             if (last_.has(number)) odd |= difference(g_->q, bankside_spans[s]);
         if (!odd) return;
-        for (uint32_t s = of.own; s < of.own_end; ++s) transfer(g_->d, pilot_->d, bankside_spans[s]);
+        for (uint32_t s = of.own; s < of.own_end; ++s) from_pilot(g_->d, pilot_->d, pilot_->g->d, bankside_spans[s]);
         renew(number, false, false);
         for (; odd; odd &= odd - 1) batches_->add(*this, number, static_cast<unsigned>(__builtin_ctz(odd)));
     }
@@ -586,15 +664,17 @@ void Batches::gather(const Queue& queue, unsigned b, char* q, char* t) const {
     const Entry& entry = queue.entries[b];
     const Follower& f = *entry.follower;
     const BatchPlan& plan = table_.plans[entry.item];
-    const auto source = [&](const Move& move) {
-        const lane_group* from = (move.t ? f.now_ : f.last_).has(move.partner) ? f.g_ : pilot_;
-        return (move.t ? from->t : from->q) + move.from;
+    const auto own = [&](const Move& move) { return (move.t ? f.now_ : f.last_).has(move.partner); };
+    const auto limb = [&](const Move& move) {
+        if (!move.t && !own(move)) return pilot_.value(pilot_.q, move.from);
+        const lane_group* from = own(move) ? f.g_ : pilot_.g;
+        return reinterpret_cast<const uint32_t*>((move.t ? from->t : from->q) + move.from)[entry.lane];
     };
-    for (const Move& move : plan.limbs)
-        reinterpret_cast<uint32_t*>((move.to_t ? t : q) + move.to)[b] = reinterpret_cast<const uint32_t*>(source(move))[entry.lane];
+    for (const Move& move : plan.limbs) reinterpret_cast<uint32_t*>((move.to_t ? t : q) + move.to)[b] = limb(move);
     for (const Move& move : plan.bits) {
+        const lane_group* from = own(move) ? f.g_ : pilot_.g;
         char* target = (move.to_t ? t : q) + move.to;
-        STB(target, (LDB(target) & ~(B(1) << b)) | (LDB(source(move)) >> entry.lane & 1) << b);
+        STB(target, (LDB(target) & ~(B(1) << b)) | (LDB((move.t ? from->t : from->q) + move.from) >> entry.lane & 1) << b);
     }
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bankside.sim.lanes.activity import Activity, Read, activity_of
-from bankside.sim.lanes.guards import Group, Guarded, Guards, selects
+from bankside.sim.lanes.guards import Group, Guarded, Guards, Shared
 from bankside.sim.lanes.netlist import (
     Cell,
     Flop,
@@ -52,7 +52,7 @@ class Writes:
     memory: Memory
 
 
-Step = Node | Group | Inputs | Output | Writes
+Step = Node | Group | Shared | Inputs | Output | Writes
 
 
 @dataclass
@@ -239,12 +239,6 @@ class Functions:
         return out
 
     def _reads(self, step: Step, guarded: Guarded) -> Iterator[Word]:
-        """Also what is computed under a step, and conditions of registers: the multiplexers of
-        which they are made may have other readers and be computed elsewhere.
-        """
-        if isinstance(step, Group):
-            for sig in selects(step.when):
-                yield from words_in(sig)
         if isinstance(step, Output):
             yield from words_in(self._output(step))
         elif isinstance(step, Inputs):
@@ -255,9 +249,7 @@ class Functions:
                 for sig in (write.enable, write.address, write.data, write.clock or ()):
                     yield from words_in(sig)
         else:
-            for node in guarded.all_in(step):
-                for sig in inputs_of(node):
-                    yield from words_in(sig)
+            yield from guarded.reads(step)
 
     def _whole_cost(self, step: Step, guarded: Guarded) -> int:
         if isinstance(step, (Inputs, Output, Writes)):

@@ -2,20 +2,27 @@
 
 Lanes run nearly the same schedule: where one does not use a part of the machine mostly none does.
 A cell belongs to the innermost condition under which everybody who reads it does so; a condition is
-an operand of a multiplexer, or that registers with a common enable change.
+an operand of a multiplexer, or that registers with a common enable change, or that one of several
+such conditions holds: an adder that stands behind some operations of many.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bankside.sim.lanes.netlist import Cell, Flop, Part, Sig, Word, width_of, words_in
-from bankside.sim.lanes.schedule import Node, inputs_of
+from bankside.sim.lanes.schedule import Call, Node, inputs_of
 from bankside.sim.lanes.segment import cut
 
 #: Statements below which a branch costs more than it saves.
 _SMALL = 5
+#: The same of what several conditions share, whose values outlive the branch.
+_SMALL_SHARED = 40
+#: Conditions that share something, at most.
+_SHARING = 12
 #: Statements of a group of registers that is not split any more.
 _LARGE = 300
 
@@ -35,35 +42,51 @@ class Group:
 
 
 @dataclass(eq=False)
+class Shared:
+    """Cells that are needed where one of several blocks at the top of a phase is. words: what
+    others read of them.
+    """
+
+    blocks: tuple[Block, ...]
+    when: When
+    words: list[Word] = field(default_factory=list)
+    nodes: list[Node | Group] = field(default_factory=list)
+
+
+Item = Node | Group | Shared
+
+
+@dataclass(eq=False)
 class Block:
-    """A condition. owner: multiplexer or group; operand: which of its inputs (a case number, or
-    `A`). parent: None at the top of a phase.
+    """A condition. owner: multiplexer, group or what is shared; operand: which of its inputs (a
+    case number, or `A`). parent: None at the top of a phase.
     """
 
     parent: Block | None
-    owner: Cell | Group
+    owner: Cell | Group | Shared
     operand: str | int
     nodes: list[Node | Group] = field(default_factory=list)
     depth: int = 0
     cost: int = 0
+    number: int = 0  # in the order in which they were found
 
 
 @dataclass
 class Guarded:
     """Nodes of a phase: `nodes` are always computed, `blocks` of a multiplexer where needed."""
 
-    nodes: list[Node | Group]
+    nodes: list[Item]
     blocks: dict[tuple[int, str | int], Block]
 
     def inside(self, cell: Cell, operand: str | int) -> Block | None:
         return self.blocks.get((id(cell), operand))
 
-    def all_in(self, node: Node | Group) -> Iterator[Node]:
+    def all_in(self, node: Item) -> Iterator[Node]:
         """The node and all that is computed under it."""
-        if isinstance(node, Group):
+        if isinstance(node, (Group, Shared)):
             for inner in node.nodes:
                 yield from self.all_in(inner)
-            yield from node.flops
+            yield from node.flops if isinstance(node, Group) else ()
             return
         if isinstance(node, Cell):
             for operand in operands(node):
@@ -71,6 +94,27 @@ class Guarded:
                 for under in block.nodes if block else ():
                     yield from self.all_in(under)
         yield node
+
+    def reads(self, item: Item) -> Iterator[Word]:
+        """Also what is computed under an item, and conditions: the multiplexers of which they are
+        made may have other readers and be computed elsewhere.
+        """
+        if isinstance(item, (Group, Shared)):
+            for sig in selects(item.when):
+                yield from words_in(sig)
+        for node in self.all_in(item):
+            for sig in inputs_of(node):
+                yield from words_in(sig)
+
+    def gives(self, item: Item) -> Iterator[Word]:
+        """Words that are computed with an item."""
+        for node in self.all_in(item):
+            if isinstance(node, Cell):
+                yield node.output
+            elif isinstance(node, Call):
+                for port in node.phase.outputs:
+                    if port in node.instance.outputs:
+                        yield node.instance.outputs[port]
 
 
 def operands(cell: Cell) -> list[str | int]:
@@ -114,8 +158,10 @@ class Guards:
         self.blocks: dict[tuple[int, str | int], Block] = {}
         self.uses: dict[Word, list[Block | None]] = {word: [None] for word in kept}
         self.group_blocks = {
-            id(g): Block(None, g, "data", depth=1) for g in set(self.groups.values())
+            id(g): Block(None, g, "data", depth=1, number=-n)
+            for n, g in enumerate(dict.fromkeys(self.groups.values()))
         }
+        self.shared: dict[tuple[int, ...], Block] = {}
         self._assign()
         self._dissolve()
         self.guarded = self._collect()
@@ -179,7 +225,8 @@ class Guards:
         """Readers before what they read."""
         for node in reversed(self.nodes):
             if isinstance(node, Cell):
-                where = self._common(self.uses.get(node.output, [None]))
+                places = self.uses.get(node.output, [None])
+                where = self._common(places) or self._share(places)
                 self.block[id(node)] = where
                 self._use_cell(node, where)
             elif isinstance(node, Flop) and id(node) in self.groups:
@@ -205,7 +252,8 @@ class Guards:
         for operand in choices:
             key = id(cell), operand
             depth = where.depth + 1 if where else 1
-            self.blocks[key] = Block(where, cell, operand, depth=depth)
+            number = len(self.blocks)
+            self.blocks[key] = Block(where, cell, operand, depth=depth, number=number)
             self._use(operand_sig(cell, operand), self.blocks[key])
 
     def _common(self, places: Sequence[Block | None]) -> Block | None:
@@ -220,6 +268,25 @@ class Guards:
                     other = other.parent
         return found
 
+    def _share(self, places: Sequence[Block | None]) -> Block | None:
+        """What is needed in several blocks at the top, and nowhere else there."""
+        found: dict[int, Block] = {}
+        for place in places:
+            if place is None:
+                return None
+            while place.parent is not None:
+                place = place.parent
+            parts = place.owner.blocks if isinstance(place.owner, Shared) else (place,)
+            found |= {id(part): part for part in parts}
+        if len(found) > _SHARING:
+            return None
+        blocks = tuple(sorted(found.values(), key=lambda block: block.number))
+        key = tuple(id(block) for block in blocks)
+        if key not in self.shared:
+            shared = Shared(blocks, _or([_condition(block) for block in blocks]))
+            self.shared[key] = Block(None, shared, "shared", depth=1)
+        return self.shared[key]
+
     def _dissolve(self) -> None:
         """Blocks of little work become part of what is around them."""
         for node in self.nodes:
@@ -230,15 +297,68 @@ class Guards:
         for key, block in list(self.blocks.items()):
             if block.cost < _SMALL:
                 del self.blocks[key]
+        self._leave({id(b) for b in self.shared.values() if b.cost < _SMALL_SHARED})
+
+    def _leave(self, shared: set[int]) -> None:
+        """Cells of blocks that are no more go to what is around them."""
         for node in self.nodes:
             block = self.block.get(id(node))
-            while block is not None and isinstance(block.owner, Cell) and (
-                (id(block.owner), block.operand) not in self.blocks):  # fmt: skip
+            while block is not None and (
+                id(block) in shared
+                or isinstance(block.owner, Cell)
+                and (id(block.owner), block.operand) not in self.blocks
+            ):
                 block = block.parent
             self.block[id(node)] = block
 
     def _collect(self) -> Guarded:
-        top: list[Node | Group] = []
+        """With what is shared where it can be computed; where it cannot, as if it were not."""
+        while True:
+            found = self._collected()
+            late = self._order(found)
+            if not late:
+                return found
+            self._leave(late)
+
+    def _order(self, found: Guarded) -> set[int]:
+        """Sort items so that each comes after what it reads, else as they are; blocks of what is
+        shared for which this cannot be.
+        """
+        items = found.nodes
+        if not any(isinstance(item, Shared) for item in items):
+            return set()
+        producer = {word: i for i, item in enumerate(items) for word in found.gives(item)}
+        waits = [{producer[w] for w in found.reads(item) if w in producer} for item in items]
+        bound = [i for i, item in enumerate(items) if not isinstance(item, (Cell, Group, Shared))]
+        for before, after in zip(bound, bound[1:], strict=False):
+            waits[after].add(before)
+        order = _sorted([needs - {i} for i, needs in enumerate(waits)])
+        found.nodes = [items[i] for i in order]
+        if len(order) == len(items):
+            self._hand_over(found)
+            return set()
+        stuck = set(range(len(items))) - set(order)
+        owners = {id(items[i]) for i in stuck if isinstance(items[i], Shared)}
+        assert owners, "items in a circle without anything shared"
+        return {id(block) for block in self.shared.values() if id(block.owner) in owners}
+
+    def _hand_over(self, found: Guarded) -> None:
+        """Note which words of what is shared are read elsewhere."""
+        readers: dict[Word, set[int]] = defaultdict(set)
+        for i, item in enumerate(found.nodes):
+            for word in found.reads(item):
+                readers[word].add(i)
+        for i, item in enumerate(found.nodes):
+            if isinstance(item, Shared):
+                item.words = [word for word in found.gives(item) if readers[word] - {i}]
+
+    def _collected(self) -> Guarded:
+        top: list[Item] = []
+        for block in self.blocks.values():
+            block.nodes = []
+        for owner in [*self.groups.values(), *(b.owner for b in self.shared.values())]:
+            assert not isinstance(owner, Cell)
+            owner.nodes = []
         last = {id(group): flop for flop, group in self._members()}
         for node in self.nodes:
             group = self.groups.get(id(node)) if isinstance(node, Flop) else None
@@ -250,10 +370,12 @@ class Guards:
             block = self.block.get(id(node))
             if block is None:
                 top.append(node)
-            elif isinstance(block.owner, Group):
+            elif isinstance(block.owner, (Group, Shared)):
                 block.owner.nodes.append(node)
             else:
                 block.nodes.append(node)
+        shared = [b.owner for b in self.shared.values() if isinstance(b.owner, Shared)]
+        top.extend(owner for owner in shared if owner.nodes)
         return Guarded(top, self.blocks)
 
     def _members(self) -> Iterator[tuple[Flop, Group]]:
@@ -270,6 +392,42 @@ class Guards:
         size = _LARGE // 3
         for first in range(0, len(group.flops), size):
             yield Group(group.when, group.flops[first : first + size])
+
+
+def _sorted(waits: Sequence[set[int]]) -> list[int]:
+    """Numbers so that each comes after those it waits for, small ones first; without those that
+    cannot.
+    """
+    follow: dict[int, list[int]] = defaultdict(list)
+    for index, needs in enumerate(waits):
+        for other in needs:
+            follow[other].append(index)
+    left = [len(needs) for needs in waits]
+    ready = [index for index, count in enumerate(left) if not count]
+    out: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        out.append(index)
+        for other in follow[index]:
+            left[other] -= 1
+            if not left[other]:
+                heapq.heappush(ready, other)
+    return out
+
+
+def _condition(block: Block) -> When:
+    """When an operand of a multiplexer is selected, or registers change."""
+    cell = block.owner
+    if isinstance(cell, Group):
+        return cell.when
+    assert isinstance(cell, Cell)
+    if block.operand != "A":
+        index = 0 if block.operand == "B" else int(block.operand)
+        return _and(cut(cell.inputs["S"], index, 1), False, ALWAYS)
+    when = ALWAYS
+    for i in range(width_of(cell.inputs["S"])):
+        when = _and(cut(cell.inputs["S"], i, 1), True, when)
+    return when
 
 
 def _and(select: Sig, inverted: bool, inner: When) -> When:

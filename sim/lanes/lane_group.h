@@ -206,6 +206,45 @@ public:
             }
     }
 
+    // with(word, lanes that differ) of words of its own.
+    template <typename Do>
+    void each_word(Do&& with) const {
+        for (uint64_t i = 0; i < g->g.dirty_count; ++i) {
+            const dirty& word = g->g.dirty[i];
+            B odd = 0;
+            for (uint32_t k = 0; k < word.limbs; ++k) {
+                const V v = LDV(g->g.memory + word.offset + k * sizeof(V));
+                odd |= NE(v, K(v[0]));
+            }
+            if (odd) with(word, odd);
+        }
+    }
+
+    // A lane leaves, which becomes as lane 0.
+    Lane<Engine> give_away(unsigned lane) {
+        Lane<Engine> out = std::move(lanes[lane]);
+        busy &= ~(B(1) << lane);
+        join(B(1) << lane);
+        lanes[lane].fault = -1;
+        lanes[lane].key = 0;
+        lanes[lane].same.clear();
+        return out;
+    }
+
+    void receive(unsigned lane, Lane<Engine> one) {
+        lanes[lane] = std::move(one);
+        set_alike(lane, lanes[lane].alike);
+        busy |= B(1) << lane;
+    }
+
+    // Nobody is left: all lanes are as the pilot.
+    void empty() {
+        last_deed = 0;
+        full = false;
+        g->idle = 1;
+        follower.reset();
+    }
+
     // --- lanes by what they do ---------------------------------------------------------------------------------------------------
     // Lanes that are driven on their own.
     B own() const { return aside ? busy : busy & apart_; }
@@ -216,6 +255,7 @@ public:
     }
 
     unsigned free_lane() const { return static_cast<unsigned>(__builtin_ctz(~(busy | 1))); }
+    unsigned room() const { return LANES - 1 - static_cast<unsigned>(__builtin_popcount(busy)); }
     bool occupied() const { return (busy | 1) == ALL; }
 
     // --- main memory -------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ struct dirty {
     uint32_t limbs;
 };
 
+// A set of classes of functions (activity.py).
+typedef unsigned __int128 classes;
+
 // A word that an item has read or is about to write.
 struct touch {
     uint64_t offset;
@@ -45,7 +48,7 @@ struct group {
     uint64_t force_count;
     uint64_t* last;         // NULL, or cycle of the last access of the word that begins at each limb of the arena
     uint64_t cycle;
-    uint64_t now, next;     // classes of functions that have to run in this cycle, in the next (activity.py)
+    classes now, next;      // classes of functions that have to run in this cycle, in the next (activity.py)
     struct touch* touched;  // NULL, or a list with room for all that a cycle touches
     uint64_t touched_count, item;
     int peek;  // writes are only announced

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from bankside.sim.lanes.activity import literal
 from bankside.sim.lanes.effects import Effects, Item, ModuleEffects, port_span, tables
 from bankside.sim.lanes.functions import Functions
 from bankside.sim.lanes.netlist import Instance, width_of
@@ -47,6 +48,9 @@ class Listing(Functions):
     def _bit(self, number: int) -> int:
         return 1 << self.activity.classes[number]
 
+    def _class(self, number: int) -> str:
+        return literal(self._bit(number))
+
     def _call_row(self, call: Call) -> str:
         """Its class, and who reads its outputs (this cycle) and its registers (the next)."""
         q, t, m = self.layout.below[id(call.instance)]
@@ -57,7 +61,7 @@ class Listing(Functions):
                 outputs |= self.activity.of([word])
             else:
                 registers |= self.activity.of([word])
-        masks = f"{own:#x}ull, {outputs:#x}ull, {registers:#x}ull"
+        masks = f"{literal(own)}, {literal(outputs)}, {literal(registers)}"
         return f"{{{self._called(call)}, {q}, {t}, {m}, {masks}}}"
 
     def _items(self) -> list[list[Item]]:
@@ -71,21 +75,21 @@ class Listing(Functions):
         for phase, functions in zip(self.plan.phases, self.phases, strict=True):
             for function in functions:
                 if function.call is None:
-                    row = f"{{{self._function(number)}, 0, 0, 0, {self._bit(number):#x}ull, 0, 0}}"
+                    row = f"{{{self._function(number)}, 0, 0, 0, {self._class(number)}, 0, 0}}"
                 else:
                     row = self._call_row(function.call)
                 found = own.function(number, function)
                 out[bool(phase.needs) or phase.last].append(Item(row, found))
                 number += 1
         for function in self.edge:
-            row = f"{{{self._function(number)}, 0, 0, 0, {self._bit(number):#x}ull, 0, 0}}"
+            row = f"{{{self._function(number)}, 0, 0, 0, {self._class(number)}, 0, 0}}"
             out[2].append(Item(row, own.function(number, function)))
             number += 1
         for instance, code, (q, t, m) in self._with_writes():
             found = Effects()
             found.add(effects[id(instance.module)].edge(), q, t, m)
             readers = self.activity.instances.get(id(instance), 0)
-            row = f"{{{code.name}_edge, {q}, {t}, {m}, {readers:#x}ull, 0, {readers:#x}ull}}"
+            row = f"{{{code.name}_edge, {q}, {t}, {m}, {literal(readers)}, 0, {literal(readers)}}}"
             out[2].append(Item(row, found))
         return out
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
-from bankside.sim.lanes.guards import Group
+from bankside.sim.lanes.guards import Group, Item, Shared
 from bankside.sim.lanes.netlist import Cell, Word
 from bankside.sim.lanes.schedule import Call, Node
 
-Item = Node | Group
 #: Levels of the hierarchy that make a block.
 _DEPTH = 3
 
@@ -21,6 +20,8 @@ def block_of(item: Item) -> str:
     """Path of the block that an item belongs to."""
     if isinstance(item, Group):
         return block_of(item.flops[0])
+    if isinstance(item, Shared):
+        return block_of(item.nodes[0])
     name = item.instance.name if isinstance(item, Call) else item.name
     return ".".join(name.split(".")[:-1][:_DEPTH])
 

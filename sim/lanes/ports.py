@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from bankside.sim.lanes.activity import literal
 from bankside.sim.lanes.places import Design, Place
 from bankside.sim.lanes.segment import LIMB
 
@@ -87,7 +88,7 @@ def _part(place: Place, limb: int) -> str:
 def _spread(place: Place, readers: Mapping[str, int]) -> str:
     """An input in some lanes; who reads it is told where it changes."""
     at, mask = f"t + {place.offset}", readers.get(place.path, 0)
-    tell = f"one.g.now |= {mask:#x}ull, one.g.next |= {mask:#x}ull;"
+    tell = f"one.g.now |= {literal(mask)}, one.g.next |= {literal(mask)};"
     if place.width == 1:
         return (
             f"odd = ((p.{_member(place)} & 1u ? ALL : 0) ^ LDB({at})) & which; "

@@ -38,6 +38,13 @@ public:
     // In all lanes.
     void apply(char* at, Mark from, Mark to) const {
         for (uint64_t i = from.limbs; i < to.limbs; ++i) STV(at + limb_changes_[i].offset, K(limb_changes_[i].value));
+        apply_bits(at, from, to);
+    }
+    // Limbs as values of their own (`Pilot`).
+    void apply(std::vector<uint32_t>& limbs, Mark from, Mark to) const {
+        for (uint64_t i = from.limbs; i < to.limbs; ++i) limbs[limb_changes_[i].offset / sizeof(V)] = limb_changes_[i].value;
+    }
+    void apply_bits(char* at, Mark from, Mark to) const {
         for (uint64_t i = from.bits; i < to.bits; ++i) STB(at + bit_changes_[i].offset, bit_changes_[i].value ? ALL : 0);
     }
 
@@ -55,6 +62,11 @@ public:
     }
 
     uint64_t bytes() const { return sizeof(Change) * (limb_changes_.size() + bit_changes_.size()); }
+
+    // Limbs of a group whose lanes are equal.
+    void get(const char* at, std::vector<uint32_t>& limbs) const {
+        for (const Place& one : limbs_) limbs[one.offset / sizeof(V)] = *reinterpret_cast<const uint32_t*>(at + one.offset);
+    }
 
 private:
     struct Change {
@@ -133,12 +145,17 @@ public:
     // A group is in the state of a cycle, with a snapshot.
     void enter(lane_group& g, uint64_t cycle, const std::vector<uint32_t>& snapshot) {
         t_.set(g.t, snapshot);
+        for (auto* limbs : {&now_, &next_}) {
+            limbs->resize(bankside_q_bytes / sizeof(V));
+            q_.get(g.q, *limbs);
+        }
         q_at_ = d_at_ = words_at_ = cycle;
     }
 
     // Registers and words, where somebody is going to look at them in this cycle.
     void catch_up(lane_group& g, uint64_t cycle) {
-        q_.apply(g.q, registers(q_at_), registers(cycle));
+        q_.apply(now_, registers(q_at_), registers(cycle));
+        q_.apply_bits(g.q, registers(q_at_), registers(cycle));
         q_at_ = cycle;
         for (; words_at_ < cycle; ++words_at_) write(g, words_at_);
     }
@@ -148,14 +165,19 @@ public:
 
     // After `catch_up`: the next state into `d`, and the edge.
     void next(lane_group& g, uint64_t cycle) {
-        q_.apply(g.d, registers(d_at_), registers(cycle + 1));
+        next_ = now_;  // to copy all of them costs less than to read two cycles of changes
+        q_.apply(next_, registers(cycle), registers(cycle + 1));
+        q_.apply_bits(g.d, registers(d_at_), registers(cycle + 1));
         d_at_ = cycle + 1;
     }
     void edge(lane_group& g) {
         write(g, words_at_++);
         std::swap(g.q, g.d);
+        now_.swap(next_);
         std::swap(q_at_, d_at_);
     }
+    // Where followers find the registers.
+    void show(Pilot& pilot) const { pilot.recorded(now_, next_); }
 
     // Items that read something which was not the same in the cycle before.
     const V64* moved(uint64_t cycle) const { return moved_.data() + cycle * vectors_; }
@@ -181,6 +203,7 @@ private:
     Items moving_;
     std::vector<V64> moved_;
 
+    std::vector<uint32_t> now_, next_;  // limbs of registers
     uint64_t q_at_ = 0, d_at_ = 0, words_at_ = 0;  // cycle whose state is there
 
     // Changes up to the beginning of a cycle.

@@ -77,26 +77,37 @@ void lanes_clear_memory(struct lane_group* one) {
     if (bankside_m_bytes) madvise(one->g.memory, bankside_m_bytes, MADV_DONTNEED);
 }
 
-// Groups that are not idle, in `on`.
-static uint64_t busy_of(struct lanes* all, struct lane_group** on) {
+// Groups that are not idle, in `on`; `needed`: classes that have to run in one of them.
+static uint64_t busy_of(struct lanes* all, struct lane_group** on, classes* needed) {
     uint64_t count = 0;
-    for (uint64_t i = 0; i < all->groups; ++i)
-        if (!all->group[i].idle) on[count++] = &all->group[i];
+    *needed = 0;
+    for (uint64_t i = 0; i < all->groups; ++i) {
+        if (all->group[i].idle) continue;
+        on[count++] = &all->group[i];
+        *needed |= all->group[i].g.now;
+    }
     return count;
+}
+
+static uint32_t run_item(const struct item* it, struct lane_group* one) {
+    return it->run(one->q + it->q, one->d + it->q, one->t + it->t, one->g.memory + it->m, &one->g);
 }
 
 static void all_of(struct lanes* all, const struct item* items, uint64_t count, uint64_t first) {
     struct lane_group* on[all->groups + 1];
-    const uint64_t groups = busy_of(all, on);
+    classes needed;
+    const uint64_t groups = busy_of(all, on, &needed);
     for (uint64_t k = 0; groups && k < count; ++k) {
-        const struct item it = items[k];
+        const struct item* it = &items[k];
+        if (!(needed & it->bit)) continue;
         for (uint64_t i = 0; i < groups; ++i) {
             struct lane_group* one = on[i];
-            if (!(one->g.now & it.bit)) continue;
+            if (!(one->g.now & it->bit)) continue;
             one->g.item = first + k;
-            const uint32_t changed = it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
-            if (changed & 1) one->g.now |= it.outputs;
-            if (changed & 2) one->g.next |= it.registers;
+            const uint32_t changed = run_item(it, one);
+            if (changed & 1) one->g.now |= it->outputs;
+            if (changed & 2) one->g.next |= it->registers;
+            needed |= one->g.now;
         }
     }
 }
@@ -104,7 +115,7 @@ static void all_of(struct lanes* all, const struct item* items, uint64_t count, 
 void lanes_before(struct lanes* all) {
     for (uint64_t i = 0; i < all->groups; ++i) {
         struct group* g = &all->group[i].g;
-        g->now = all->all ? ~0ull : g->next;
+        g->now = all->all ? ~(classes)0 : g->next;
         g->next = 0;
     }
     all_of(all, bankside_before, bankside_before_count, 0);
@@ -115,14 +126,13 @@ void lanes_after(struct lanes* all) { all_of(all, bankside_after, bankside_after
 // The first group last: others read what it overwrites (followers.h).
 void lanes_edge(struct lanes* all) {
     struct lane_group* on[all->groups + 1];
-    const uint64_t groups = busy_of(all, on);
+    classes needed;
+    const uint64_t groups = busy_of(all, on, &needed);
     for (uint64_t k = 0; groups && k < bankside_edge_count; ++k) {
-        const struct item it = bankside_edge[k];
-        for (uint64_t i = groups; i--;) {
-            struct lane_group* one = on[i];
-            if (!(one->g.now & it.bit)) continue;
-            if (it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g)) one->g.next |= it.registers;
-        }
+        const struct item* it = &bankside_edge[k];
+        if (!(needed & it->bit)) continue;
+        for (uint64_t i = groups; i--;)
+            if (on[i]->g.now & it->bit && run_item(it, on[i])) on[i]->g.next |= it->registers;
     }
     for (uint64_t i = 0; i < groups; ++i) {
         char* q = on[i]->q;
@@ -134,9 +144,8 @@ void lanes_edge(struct lanes* all) {
 void lanes_peek(struct lane_group* one) {
     one->g.peek = 1;
     for (uint64_t k = 0; k < bankside_edge_count; ++k) {
-        const struct item it = bankside_edge[k];
         one->g.item = bankside_before_count + bankside_after_count + k;
-        it.run(one->q + it.q, one->d + it.q, one->t + it.t, one->g.memory + it.m, &one->g);
+        run_item(&bankside_edge[k], one);
     }
     one->g.peek = 0;
 }

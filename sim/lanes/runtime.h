@@ -11,7 +11,8 @@ extern "C" {
 // `bit`: its class; `outputs`, `registers`: classes of those who read what it returns as changed (1, 2).
 struct item {
     uint32_t (*run)(char* q, char* d, char* t, char* m, struct group* g);
-    uint64_t q, t, m, bit, outputs, registers;
+    uint64_t q, t, m;
+    classes bit, outputs, registers;
 };
 
 // Registers of a module in q: limbs from `offset` on, then single bits.
@@ -78,7 +79,7 @@ struct lane_group {
 };
 
 // All functions of a group run in the next cycle: somebody changed a value from outside.
-static inline void lanes_disturb(struct lane_group* one) { one->g.next = one->g.now = ~0ull; }
+static inline void lanes_disturb(struct lane_group* one) { one->g.next = one->g.now = ~(classes)0; }
 
 
 struct lanes {

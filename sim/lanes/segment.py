@@ -93,6 +93,8 @@ class Segment:
         self._bits: ChainMap[Word, str] = ChainMap()
         self._known: ChainMap[str, str] = ChainMap()
         self._count = 0
+        #: Variable -> bits of it that can be one, of those that are loaded.
+        self.widths: dict[str, int] = {}
 
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:
@@ -168,6 +170,7 @@ class Segment:
             # What is loaded under a condition is known there only.
             found = list(found) if found else [""] * word.limbs
             found[limb] = self.v(f"LDV({self._at(word)} + {LIMB * limb})")
+            self.widths[found[limb]] = min(32, word.width - 32 * limb)
             self._limbs[word] = found
         return found[limb]
 

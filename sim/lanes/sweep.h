@@ -15,12 +15,14 @@
 
 #include "lane_group.h"
 #include "recording.h"
+#include "regroup.h"
 
 namespace bankside {
 
 constexpr uint64_t kCompare = 16;  // cycles between comparisons of memories
 constexpr uint64_t kCheckpoints = 48;
 constexpr uint64_t kWeigh = 16;  // cycles between decisions how a group is computed
+constexpr uint64_t kRegroup = 256;  // cycles between arrangements of the lanes (regroup.h)
 constexpr double kItem = 2e-7;   // seconds of an item where only some are computed, about
 constexpr uint64_t kReading = 1 << 16;  // cycles that reading the registers after a run takes at most
 
@@ -54,7 +56,7 @@ public:
         for (uint64_t i = 0; i <= groups; ++i) {
             groups_[i].g = &all_->group[i];
             all_->group[i].idle = 1;
-            if (i) groups_[i].follower.attach(&all_->group[i], &all_->group[0], &batches_);
+            if (i) groups_[i].follower.attach(&all_->group[i], &shown_, &batches_);
         }
     }
     ~Sweep() { lanes_delete(all_); }
@@ -101,7 +103,7 @@ public:
             lanes_clear_memory(groups_[i].g);
             groups_[i].full = false;
             groups_[i].g->idle = 1;
-            groups_[i].follower.attach(groups_[i].g, pilot_.g, &batches_);
+            groups_[i].follower.attach(groups_[i].g, &shown_, &batches_);
         }
         if (!recording_.whole()) pilot_.g->g.touched = touched_.data();
         while (begin())
@@ -159,8 +161,11 @@ private:
     bool watched_ = false;       // somebody looks at registers or words of the pilot
     bool inputs_moved_ = false;  // the pilot's are not those of the cycle before
     bool entered_ = false;  // the pilot has just come to a checkpoint
-    Batches batches_{table_, &all_->group[0]};
+    Pilot shown_{&all_->group[0], nullptr, nullptr, 0};
+    Batches batches_{table_, shown_};
     Recording recording_;
+    Regroup<Engine> regroup_{groups_};
+    std::unordered_map<uint64_t, std::pair<Group*, unsigned>> places_;  // of `sharing_`, while lanes move
     bool noting_ = false;
 
     const Deed* deeds_ = nullptr;
@@ -354,6 +359,7 @@ private:
         watched_ = false;
         each_busy([&](const Group& group) { watched_ |= !group.full || group.g->g.pilot; });
         if (recorded() && watched_) recording_.catch_up(*pilot_.g, pilot_.cycle);
+        show_pilot();
         for (size_t i = 1; i < groups_.size(); ++i) {
             Group& group = groups_[i];
             group.cycle = pilot_.cycle;
@@ -389,7 +395,7 @@ private:
 
     // Whoever reads inputs that have changed is told; so are we.
     void pilot_inputs() {
-        const uint64_t now = std::exchange(pilot_.g->g.now, 0);
+        const classes now = std::exchange(pilot_.g->g.now, 0);
         spread_inputs(pilot_.lanes[0].ports, *pilot_.g, ALL);
         inputs_moved_ = pilot_.g->g.now != 0;
         pilot_.g->g.now |= now;
@@ -412,6 +418,12 @@ private:
         lanes_edge(all_);
         pilot_.g->g.touched = list;
         if (recorded() && watched_) recording_.edge(*pilot_.g);
+        show_pilot();
+    }
+
+    void show_pilot() {
+        if (recording_.whole()) recording_.show(shown_);
+        else shown_.computed();
     }
 
     // Which words the pilot has touched in this part of the cycle.
@@ -440,15 +452,29 @@ private:
             complete_all(group);
             if (done) set_aside(group);
             else compare(group);
-            if (pilot_.cycle % kWeigh == 0 && group.busy) weigh(group);
         });
+        if (!done && !pilot_.lanes[0].over && pilot_.cycle % kRegroup == 0) regroup();
+        if (pilot_.cycle % kWeigh == 0) each_busy([&](Group& group) { weigh(group); });
         return !done;
+    }
+
+    void regroup() {
+        if (recorded()) recording_.catch_up(*pilot_.g, pilot_.cycle);
+        regroup_(pilot_.cycle, [&](std::pair<Group*, unsigned> from, std::pair<Group*, unsigned> to) {
+            const uint64_t key = to.first->lanes[to.second].key;
+            const auto found = key ? sharing_.find(key) : sharing_.end();
+            if (found != sharing_.end() && found->second == from) places_[key] = to;
+        });
+        for (const auto& [key, place] : places_) sharing_[key] = place;
+        places_.clear();
+        for (size_t i = 1; i < groups_.size(); ++i)
+            if (!groups_[i].busy) groups_[i].empty();
     }
 
     // Whether it is cheaper to follow or to compute everything.
     void weigh(Group& group) {
         if (group.full) {
-            if (pilot_.cycle % (64 * kWeigh)) return;
+            if (pilot_.cycle % kRegroup) return;
             group.full = group.follower.differing() * kItem * 2 > full_cost_;
             group.g->idle = !group.full;
             if (!group.full) group.follower.resume();
@@ -805,11 +831,7 @@ private:
         }
         if (group.aside) return;
         group.join(which);
-        if (group.busy) return;
-        group.last_deed = 0;
-        group.full = false;
-        group.g->idle = 1;
-        group.follower.reset();
+        if (!group.busy) group.empty();
     }
 
     // Lanes that are equal to lane 0, or differ only in what the pilot never looks at again, are decided.

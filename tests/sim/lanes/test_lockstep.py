@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bankside.isa.machines import load_machine
-from bankside.sim.lanes import numpy_cells
+from bankside.sim.lanes import build, guards, numpy_cells
 from bankside.sim.lanes.lanes import Lanes
 from bankside.sim.lanes.numpy_lanes import NumpyLanes
 from bankside.sim.rtl.tops import top_of
@@ -14,6 +14,7 @@ from bankside.sim.rtl.tops import top_of
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep import lockstep  # noqa: E402
+from random_branches import RandomBranches  # noqa: E402
 from random_design import RandomDesign  # noqa: E402
 from random_units import RandomUnits  # noqa: E402
 
@@ -30,6 +31,11 @@ def units_in_step(seed: int, folder: Path, engine: type, cycles: int = 300) -> i
     return lockstep(design, top, folder, cycles=cycles, seed=seed, engine=engine)
 
 
+def branches_in_step(seed: int, folder: Path, cycles: int = 300) -> int:
+    design, top = RandomBranches(seed), "bankside_branches"
+    return lockstep(design, top, folder, cycles=cycles, seed=seed, engine=Lanes)
+
+
 @ENGINES
 def test_random_design(engine, tmp_path) -> None:
     assert random_in_step(0, tmp_path, engine) > 1000
@@ -38,6 +44,21 @@ def test_random_design(engine, tmp_path) -> None:
 @ENGINES
 def test_kept_modules_and_clocks_that_stop(engine, tmp_path) -> None:
     assert units_in_step(0, tmp_path, engine) > 1000
+
+
+def test_what_several_conditions_share(tmp_path, monkeypatch) -> None:
+    """Values of branches that were not taken are not used; the comparison would notice."""
+    assert branches_in_step(3, tmp_path) > 1000
+    monkeypatch.setattr(guards, "_condition", lambda block: guards.NEVER)
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DWRONG"))  # apart from the right one
+    with pytest.raises(AssertionError, match="Verilator"):
+        branches_in_step(3, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20, 32))
+def test_many_shared_conditions(seed, tmp_path) -> None:
+    assert branches_in_step(seed, tmp_path, 1000) > 3000
 
 
 @pytest.mark.slow
