@@ -76,6 +76,9 @@ def _spread(count: int, first: int, classes: int) -> list[int]:
     return [first + index * classes // count for index in range(count)]
 
 
+_CHANGED = {"now": 1, "next": 2, "later": 4}
+
+
 @dataclass
 class Marks:
     """What a function notes of its changes: lines at its beginning and end."""
@@ -101,7 +104,9 @@ class Marks:
         ]
 
     def after(self) -> list[str]:
-        """The end of the function, which returns what changed: 1 outputs, 2 registers."""
+        """The end of the function, which returns what changed: 1 outputs, 2 registers, 4 what a
+        later phase of the same instance reads.
+        """
         by_effect: dict[tuple[str, int], list[str]] = {}
         for (when, mask, kind), name in self.names.items():
             by_effect.setdefault((when, mask), []).append(
@@ -110,9 +115,7 @@ class Marks:
         lines = [] if self.top else ["uint32_t changed = 0;"]
         for (when, mask), tests in by_effect.items():
             effect = (
-                f"g->{when} |= {literal(mask)};"
-                if self.top
-                else f"changed |= {1 if when == 'now' else 2};"
+                f"g->{when} |= {literal(mask)};" if self.top else f"changed |= {_CHANGED[when]};"
             )
             lines.append(f"if ({' | '.join(tests)}) {effect}")
         return [*lines, "return 0;" if self.top else "return changed;"]

@@ -160,7 +160,17 @@ class _ModuleCode(Listing):
             limbs = self._forced(word, limbs, s)
         s.define(word, limbs)
         if word in self._spilled:
-            self._put(s, "t", self.layout.t[word], word.width, limbs, self.activity.of([word]))
+            self._spill(word, limbs, s)
+
+    def _spill(self, word: Word, limbs: list[str], s: Segment) -> None:
+        """A word that other functions read. The phases of a kept module are called one by one where
+        only some functions run (followers.h).
+        """
+        at, width = self.layout.t[word], word.width
+        if self.top:
+            self._put(s, "t", at, width, limbs, self.activity.of([word]))
+        else:
+            self._put(s, "t", at, width, limbs, int(word in self._between), "later")
 
     def _choice(self, cell: Cell, s: Segment, guarded: Guarded) -> list[str]:
         """A multiplexer some of whose operands are computed only where a lane selects them."""
@@ -287,10 +297,12 @@ class _ModuleCode(Listing):
         return out
 
     def _put(
-        self, s: Segment, space: str, offset: int, width: int, limbs: list[str], readers: int
-    ) -> None:
+        self, s: Segment, space: str, offset: int, width: int, limbs: list[str], readers: int,
+        when: str = "",
+    ) -> None:  # fmt: skip
         """Store a value; `readers` are those to be told where it changes."""
-        old, when = (space, "now") if space == "t" else ("q", "next")
+        old = space if space == "t" else "q"
+        when = when or ("now" if space == "t" else "next")
         mark = self.marks.add(when, readers, "B" if width == 1 else "V")
         load, store, step = ("LDB", "STB", BIT) if width == 1 else ("LDV", "STV", LIMB)
         for number, limb in enumerate(limbs):
@@ -298,9 +310,6 @@ class _ModuleCode(Listing):
             if mark is not None:
                 s.lines.append(f"{mark} |= {load}({old} + {at}) ^ ({limb});")
             s.lines.append(f"{store}({space} + {at}, {limb});")
-
-    def _store(self, s: Segment, space: str, offset: int, sig: Sig, readers: int) -> None:
-        self._put(s, space, offset, width_of(sig), bits.values(s, sig), readers)
 
     def _next(self, s: Segment, word: Word, limbs: list[str], enable: str) -> None:
         """The register's next value where its clock has an edge."""
@@ -377,8 +386,14 @@ class _ModuleCode(Listing):
         below = self.layout.below[id(call.instance)][1]
         ports = self.made[id(call.instance.module)].layout.ports
         for port in self.given(call):
-            readers = self.activity.instances.get(id(call.instance), 0)
-            self._store(s, "t", below + ports[port], call.instance.inputs[port], readers)
+            sig = call.instance.inputs[port]
+            at, values = below + ports[port], bits.values(s, sig)
+            if self.top:
+                readers = self.activity.instances.get(id(call.instance), 0)
+                self._put(s, "t", at, width_of(sig), values, readers)
+            else:
+                later = self.read_later(call, port)
+                self._put(s, "t", at, width_of(sig), values, int(later), "later")
 
     def text(self) -> str:
         """All functions, and one per phase that calls them (what a parent calls)."""

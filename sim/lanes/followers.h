@@ -620,7 +620,7 @@ private:
         }
         g_->g.now = g_->g.next = 0;
         const uint32_t changed = it.run(g_->q + it.q, g_->d + it.q, g_->t + it.t, g_->g.memory + it.m, &g_->g);
-        renew(number, changed & 1 || g_->g.now, changed & 2 || g_->g.next);
+        renew(number, changed & 5 || g_->g.now, changed & 2 || g_->g.next);
         ++computed, work += kOne;
         for (uint32_t s = of.writes; s < of.writes_end; ++s) {
             const span& one = bankside_spans[s];

@@ -102,6 +102,7 @@ class Functions:
         self.edge = [Function([Writes(m)]) for m in self.module.memories if m.writes]
         self.defined: dict[Word, int] = {}
         self._spilled = self._crossing()
+        self._between = self._between_phases()
         self.layout = self._lay_out()
         self.activity = self._activity() if top else Activity()
 
@@ -165,6 +166,11 @@ class Functions:
             if not empty and (call.phase.last or phase.needs < call.phase.needs):
                 earlier |= phase.needs
         return sorted(call.phase.needs - earlier)
+
+    def read_later(self, call: Call, port: str) -> bool:
+        """Whether a later phase of the instance reads an input port that this one is given."""
+        phases = self.made[id(call.instance.module)].plan.phases
+        return any(port in later.needs for later in phases[call.phase.number + 1 :])
 
     def register(self, sig: Sig) -> tuple[str, int] | None:
         """(space, offset) of a signal that is a whole register, here or below."""
@@ -274,11 +280,22 @@ class Functions:
                 for node in guarded.all_in(step):
                     if isinstance(node, Cell):
                         self.defined[node.output] = number
+        return {word for word, _ in self._read_elsewhere()}
+
+    def _read_elsewhere(self) -> Iterator[tuple[Word, int]]:
+        """(word, function that reads it) of what another function computes."""
+        for number, function, guarded in self._all():
+            for step in function.steps or ():
+                for word in self._reads(step, guarded):
+                    if self.defined.get(word, number) != number:
+                        yield word, number
+
+    def _between_phases(self) -> set[Word]:
+        """Words that are read in another phase than that which computes them."""
+        phase = [i for i, functions in enumerate([*self.phases, self.edge]) for _ in functions]
         return {
-            word
-            for number, function, guarded in self._all() for step in function.steps or ()
-            for word in self._reads(step, guarded)
-            if self.defined.get(word, number) != number
+            word for word, number in self._read_elsewhere()
+            if phase[self.defined[word]] != phase[number]
         }  # fmt: skip
 
     def _activity(self) -> Activity:

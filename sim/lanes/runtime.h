@@ -8,7 +8,8 @@
 extern "C" {
 #endif
 
-// `bit`: its class; `outputs`, `registers`: classes of those who read what it returns as changed (1, 2).
+// `bit`: its class; `outputs`, `registers`: classes of those who read what it returns as changed (1, 2; 4: what later phases of the same
+// instance read, which are of the same class).
 struct item {
     uint32_t (*run)(char* q, char* d, char* t, char* m, struct group* g);
     uint64_t q, t, m;

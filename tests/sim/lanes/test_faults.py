@@ -207,6 +207,28 @@ def test_alarms_of_a_protected_design():
     assert np.bincount(alarms, minlength=4)[:3].min() > 8, alarms
 
 
+@pytest.mark.slow  # a machine of its own
+def test_many_upsets_of_one_bank():
+    """Each has the outcome that it has alone, also where the bank's clock stands still: what its
+    registers hand on to a later phase of the bank changes without any of them changing.
+    """
+    machine = load_machine("pim_tiny_ddr4")
+    top, name = top_of(machine)
+    made = protected(to_json(top, name), name, {"core": ["tmr", "secded"]})
+    lanes = LaneFaults(machine, program_of(machine), netlist=made.json, lanes=32)
+    bank = "core.rank.chip0.bank3.compute."
+    flops = [s for p, s in lanes.sites.items() if p.startswith(bank) and s.kind == "flop"]
+    rng = np.random.default_rng(1)
+    faults = [
+        [Action("flip", s.path, mask=1 << int(rng.integers(s.width)),
+                first=int(rng.integers(lanes.golden.cycles)))]
+        for s in flops for _ in range(3)
+    ]  # fmt: skip
+    alone = np.concatenate([lanes.run([fault]) for fault in faults])
+    assert not differences(faults, lanes.run(faults), alone)
+    assert len(faults) > 100 and alone["corrected"].sum() > 50
+
+
 # --- language models ------------------------------------------------------------------------------
 @pytest.mark.slow  # a machine of its own
 @pytest.mark.parametrize("piece", ["product", "attention"])
