@@ -223,7 +223,28 @@ class _Flattener:
         driver = self.drivers.get(bit)
         if driver is not None and driver.type == "$dff" and self._falls(driver):
             return self._find(driver.bits["D"][driver.bits["Q"].index(bit)])
+        if register := self._falling_behind(bit):
+            raise ToolError(
+                f"{self.module.name}: a clock gate has logic behind {register}, a register of the "
+                f"falling edge; expected the register itself to be the gate's input"
+            )
         return bit
+
+    def _falling_behind(self, bit: Bit) -> str | None:
+        """A register of the falling edge that a bit depends on by logic."""
+        seen: set[Bit] = set()
+        left = [bit]
+        while left:
+            driver = self.drivers.get(self._find(left.pop()))
+            if driver is None or driver.path in seen:
+                continue
+            seen.add(driver.path)
+            if "CLK" in driver.bits:
+                if self._falls(driver):
+                    return driver.path
+            elif driver.type.startswith("$"):
+                left += [b for p, bits in driver.bits.items() if p != "Y" for b in bits]
+        return None
 
     def _falls(self, cell: _Raw) -> bool:
         inverted = self._inverted(cell.bits["CLK"][0])

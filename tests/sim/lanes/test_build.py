@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import ClockDomain, ClockSignal, ResetSignal, Signal
 
+from bankside.errors import ToolError
 from bankside.sim.elaborate import to_json
 from bankside.sim.lanes import build
 from bankside.sim.lanes.build import build_lanes, design_of
@@ -81,3 +83,25 @@ def test_the_code_of_a_design_is_always_the_same() -> None:
         for seed in (1, 2, 3)
     ]  # fmt: skip
     assert len(texts[0]) > 10_000 and texts[0] == texts[1] == texts[2]
+
+
+class GateWithLogic(RandomUnits):
+    """Its clock runs where a register of the falling edge is zero."""
+
+    @staticmethod
+    def _gate(m, active, platform) -> None:
+        m.domains.bank = ClockDomain("bank", local=True)
+        m.domains.falling = ClockDomain("falling", clk_edge="neg", reset_less=True, local=True)
+        stopped = Signal()
+        m.d.falling += stopped.eq(~(active | ResetSignal("sync")))
+        m.d.comb += [
+            ClockSignal("falling").eq(ClockSignal("sync")),
+            ClockSignal("bank").eq(ClockSignal("sync") & ~stopped),
+            ResetSignal("bank").eq(ResetSignal("sync")),
+        ]
+
+
+def test_a_gate_with_logic_is_refused() -> None:
+    """Its register is there half a cycle before the lanes would look at it."""
+    with pytest.raises(ToolError, match="clock gate has logic behind .*falling edge; expected"):
+        design_of(to_json(GateWithLogic(0), "bankside_units"))
