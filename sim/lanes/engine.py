@@ -32,8 +32,8 @@ from bankside.sim.rtl.tops import top_of
 
 _FOLDER = Path(__file__).parent
 _HEADERS = (
-    "sweep.h", "lane_group.h", "lane_store.h", "followers.h", "recording.h", "regroup.h",
-    "sweep_functions.h", "axi_lanes.h",
+    "sweep.h", "fault_free.h", "regroup.h", "recording.h", "followers.h", "lane_group.h",
+    "lane_store.h", "sweep_functions.h", "axi_lanes.h",
 )  # fmt: skip
 _SPACES = {"flop": 0, "memory": 1, "store": 2, "net": 3, "input": 4, "output": 5}
 _KINDS = {"flop": "flop", "memory": "memory", "net": "net", "input": "port", "output": "port"}
