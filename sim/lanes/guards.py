@@ -158,7 +158,7 @@ class Guards:
         self.blocks: dict[tuple[int, str | int], Block] = {}
         self.uses: dict[Word, list[Block | None]] = {word: [None] for word in kept}
         self.group_blocks = {
-            id(g): Block(None, g, "data", depth=1, number=-n)
+            id(g): Block(None, g, "data", depth=1, number=-1 - n)
             for n, g in enumerate(dict.fromkeys(self.groups.values()))
         }
         self.shared: dict[tuple[int, ...], Block] = {}
