@@ -20,7 +20,7 @@ from bankside.errors import ConfigError, ToolError
 from bankside.fault_injection.fault import Fault
 from bankside.fault_injection.models.models import FAULT_MODELS
 from bankside.isa.program import Program
-from bankside.sim.faults import Action, Site
+from bankside.sim.faults import DEFAULT_LANES, Action, Site
 
 if TYPE_CHECKING:
     from bankside.fault_injection.protect.build import Netlist
@@ -135,7 +135,7 @@ class MachineTarget:
     machine: Any
     program: Program
     nets: bool = False
-    lanes: int = 64
+    lanes: int = DEFAULT_LANES
     protection: Mapping[str, Any] | None = None
     checkpoints: int = 4
 

@@ -11,13 +11,12 @@ from bankside.isa.machines import load_machine
 from bankside.isa.program import Program
 from bankside.sim.bench.common import median_seconds
 from bankside.sim.executions import make_engine
-from bankside.sim.faults import Action
+from bankside.sim.faults import DEFAULT_LANES, Action
 from bankside.sim.lanes.engine import LaneFaults
 from bankside.sim.rtl.referee import Referee
 
 #: Preset -> faults in lanes, faults on the referee.
 DESIGNS = {"array_16x16": (2_000, 4), "npu_u55_64": (100_000, 40)}
-_LANES = 64
 
 
 def measure(preset: str, repeats: int, **_: object) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def measure(preset: str, repeats: int, **_: object) -> dict[str, Any]:
 def _design(preset: str, count: int, referee_count: int, repeats: int) -> dict[str, float]:
     machine = load_machine(preset)
     program = _program(machine)
-    lanes = LaneFaults(machine, program, lanes=_LANES)
+    lanes = LaneFaults(machine, program, lanes=DEFAULT_LANES)
     faults = _upsets(lanes, count)
     start = time.process_time()
     outcomes = lanes.run(faults)
@@ -88,7 +87,7 @@ def _upsets(lanes: LaneFaults, count: int) -> list[tuple[Action, ...]]:
 def text(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"machines in lanes, {_LANES} at once, upsets of flip-flops (processor time, one thread)"
+        f"machines in lanes, {DEFAULT_LANES} at once, upsets of flip-flops (processor time, one thread)"
     ]
     for name, row in found["designs"].items():
         ratio = row["lane_cycles_per_s"] / row["verilator_cycles_per_s"]

@@ -71,9 +71,7 @@ def norm(command: Command, shared: U8) -> None:
             layer=command.op == _LAYER,
         )  # fmt: skip
     except ValueError as error:
-        raise ProgramError(
-            f"{command.where}: {error}; lower epsilon or epsilon_shift"
-        ) from None
+        raise ProgramError(f"{command.where}: {error}; lower epsilon or epsilon_shift") from None
     write_map(command, shared, values)
 
 

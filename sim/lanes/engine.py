@@ -21,7 +21,15 @@ from bankside.isa.machines import AnyMachine
 from bankside.isa.program import Program
 from bankside.registry import Lazy, Registry
 from bankside.sim.elaborate import to_json
-from bankside.sim.faults import OUTCOME, STORE, Action, Site, check_actions, default_limit
+from bankside.sim.faults import (
+    DEFAULT_LANES,
+    OUTCOME,
+    STORE,
+    Action,
+    Site,
+    check_actions,
+    default_limit,
+)  # fmt: skip
 from bankside.sim.lanes.build import build_lanes, design_of
 from bankside.sim.lanes.lanes import WIDTH
 from bankside.sim.lanes.places import Design, Place
@@ -177,7 +185,7 @@ class LaneFaults(FaultLanes):
 
     def __init__(
         self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
-        lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
+        lanes: int = DEFAULT_LANES, nets: bool = False, limit: int = 10_000_000,
         recording_bytes: int = RECORDING_BYTES,
     ) -> None:  # fmt: skip
         if not 0 <= recording_bytes < 1 << 64:

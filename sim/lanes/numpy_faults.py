@@ -19,7 +19,15 @@ from bankside.errors import ProgramError
 from bankside.isa.machines import AnyMachine
 from bankside.isa.program import Program
 from bankside.sim.elaborate import to_json
-from bankside.sim.faults import ALARM_PORTS, END_LIMIT, OUTCOME, STORE, TRACE_PORTS, Action
+from bankside.sim.faults import (
+    ALARM_PORTS,
+    DEFAULT_LANES,
+    END_LIMIT,
+    OUTCOME,
+    STORE,
+    TRACE_PORTS,
+    Action,
+)  # fmt: skip
 from bankside.sim.lanes.engine import FaultLanes, GoldenRun, LaneFaults
 from bankside.sim.lanes.numpy_lanes import Engine, NumpyLanes, chosen
 from bankside.sim.lanes.numpy_worlds import WORLDS, World
@@ -39,7 +47,7 @@ class NumpyFaults(FaultLanes):
 
     def __init__(
         self, machine: AnyMachine, program: Program, *, netlist: Path | None = None,
-        lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
+        lanes: int = DEFAULT_LANES, nets: bool = False, limit: int = 10_000_000,
     ) -> None:  # fmt: skip
         netlist = netlist if netlist is not None else to_json(*top_of(machine))
         self._lanes = NumpyLanes(netlist, lanes, nets=nets)
@@ -267,7 +275,7 @@ def _then(rule: _Rule | None, action: Action, whole: int) -> _Rule:
 
 def make_faults(
     machine: AnyMachine, program: Program, *, engine: Engine = "auto",
-    netlist: Path | None = None, lanes: int = 64, nets: bool = False, limit: int = 10_000_000,
+    netlist: Path | None = None, lanes: int = DEFAULT_LANES, nets: bool = False, limit: int = 10_000_000,
 ) -> FaultLanes:  # fmt: skip
     """`LaneFaults` where a C++ compiler is found (`auto`), else `NumpyFaults`.
 
