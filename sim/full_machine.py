@@ -142,7 +142,9 @@ def kernel(mc: Machine, shape: ModelShape, context: int, variant: Variant) -> tu
     layout = KvLayout.of(mc, part, nhc=shape.nhc)
     new = np.zeros((heads, shape.head_dim), np.uint16)
     queries = np.zeros((heads * shape.group, shape.head_dim), np.uint16)
-    programs = PimKernels(layout, open_mode=variant.open_mode).decode(0, context, queries, new, new)
+    programs = PimKernels(layout, open_mode=variant.open_mode).decode(
+        0, context, queries, new, new
+    )
     if len(programs) != 1:
         raise ConfigError(
             f"{shape.title}: {shape.group} query heads per KV head need {len(programs)} passes; "

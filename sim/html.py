@@ -45,6 +45,7 @@ def card(state: str, title: str, value: str, note: str) -> str:
     )
 
 
+
 _STYLE = """
 :root{--ink:#26323d;--soft:#5c6b79;--line:#dfe5ea;--paper:#fff;--back:#f3f6f8}
 *{box-sizing:border-box}

@@ -37,6 +37,7 @@ than tREFI meets none. The full-machine study repeats kernels until refresh has 
 NOT_MODELLED = tuple(" ".join(text.split()) for text in _NOT_MODELLED.strip().split("\n\n"))
 
 
+
 def load(path: Path) -> tuple[Path, dict]:
     """(folder, result) of `result.json` or of the folder that holds it. ConfigError otherwise."""
     file = path / RESULT if path.is_dir() else path

@@ -60,7 +60,9 @@ def groups(machine: Machine) -> dict[str, list[Shown]]:
             Shown("controller.array.due"),
             Shown("controller.array.refreshing"),
         ],
-        "stall reason": [Shown("controller.stalls.reason", _DEC)],
+        "stall reason": [
+            Shown("controller.stalls.reason", _DEC)
+        ],
         "bank 0 of chip 0": [
             Shown("rank.chip0.bank0.array.read_en"),
             Shown("rank.chip0.bank0.array.read_row", _DEC),

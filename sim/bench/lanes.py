@@ -87,7 +87,8 @@ def _upsets(lanes: LaneFaults, count: int) -> list[tuple[Action, ...]]:
 def text(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"machines in lanes, {DEFAULT_LANES} at once, upsets of flip-flops (processor time, one thread)"
+        f"machines in lanes, {DEFAULT_LANES} at once, upsets of flip-flops "
+        "(processor time, one thread)"
     ]
     for name, row in found["designs"].items():
         ratio = row["lane_cycles_per_s"] / row["verilator_cycles_per_s"]

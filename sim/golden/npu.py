@@ -79,7 +79,9 @@ class NpuGolden:
         image[: len(given)] = given
         return image, image.reshape(-1).view(np.uint8)
 
-    def _transfer(self, command: Command, regions: tuple[tuple[int, int], ...], memory: U8) -> None:
+    def _transfer(
+        self, command: Command, regions: tuple[tuple[int, int], ...], memory: U8
+    ) -> None:
         reg, bus = command.reg, self.machine.bus_bytes
         start = regions[reg["region"]][0] + reg["offset"]
         outside = _beats(start, reg["rows"], reg["row_step"], reg["row_bytes"], bus)

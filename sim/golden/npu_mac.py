@@ -67,7 +67,9 @@ def _scaled(command: Command, shared: U8, acc: I64) -> I64:
     if not command.has_records:
         return acc
     bias, mult, shift = read_records(command, shared)
-    return fast.requantise(acc, bias, mult, shift, output_of(command), command.reg["rounding"])
+    return fast.requantise(
+        acc, bias, mult, shift, output_of(command), command.reg["rounding"]
+    )
 
 
 def _taps(command: Command, values: NDArray) -> Iterator[tuple[int, int, NDArray, BOOL]]:

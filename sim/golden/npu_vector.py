@@ -71,7 +71,9 @@ def norm(command: Command, shared: U8) -> None:
             layer=command.op == _LAYER,
         )  # fmt: skip
     except ValueError as error:
-        raise ProgramError(f"{command.where}: {error}; lower epsilon or epsilon_shift") from None
+        raise ProgramError(
+            f"{command.where}: {error}; lower epsilon or epsilon_shift"
+        ) from None
     write_map(command, shared, values)
 
 

@@ -275,7 +275,8 @@ def _then(rule: _Rule | None, action: Action, whole: int) -> _Rule:
 
 def make_faults(
     machine: AnyMachine, program: Program, *, engine: Engine = "auto",
-    netlist: Path | None = None, lanes: int = DEFAULT_LANES, nets: bool = False, limit: int = 10_000_000,
+    netlist: Path | None = None, lanes: int = DEFAULT_LANES, nets: bool = False,
+    limit: int = 10_000_000,
 ) -> FaultLanes:  # fmt: skip
     """`LaneFaults` where a C++ compiler is found (`auto`), else `NumpyFaults`.
 
