@@ -19,8 +19,9 @@ __all__ = ["DEPOSITED", "END_DONE", "END_ERROR", "END_LIMIT", "FORCED", "KINDS",
 DEPOSITED, FORCED = ("flop", "memory", "store"), ("net", "port")
 KINDS = (*DEPOSITED, *FORCED)
 OPS = {"flip": DEPOSITED, "hold": DEPOSITED, "force": FORCED}
-#: Faulty machines at once, unless said otherwise: enough for those alike to come together.
-DEFAULT_LANES = 256
+#: Faulty machines at once, unless said otherwise: enough for those alike to come together, few
+#: enough for the second-level cache.
+DEFAULT_LANES = 128
 #: Path of the only site of kind `store`: the main memory beside the design, words of one byte.
 STORE = "store"
 #: Engine -> output ports of the top that are traces: `OUTCOME["first"]` does not look at them.

@@ -87,8 +87,7 @@ def _upsets(lanes: LaneFaults, count: int) -> list[tuple[Action, ...]]:
 def text(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"machines in lanes, {DEFAULT_LANES} at once, upsets of flip-flops "
-        "(processor time, one thread)"
+        f"upsets of flip-flops, {DEFAULT_LANES} lanes at once (processor time, one thread)"
     ]
     for name, row in found["designs"].items():
         ratio = row["lane_cycles_per_s"] / row["verilator_cycles_per_s"]
