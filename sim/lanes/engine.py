@@ -7,6 +7,7 @@ outcomes mean.
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ for _name in ("array", "npu", "pim"):
     BENCHES.add(_name, Lazy(f"bankside.sim.lanes.benches:{_name.upper()}"))
 
 
-class FaultLanes:
+class FaultLanes(ABC):
     """What machines with faults in lanes have in common, whatever computes them."""
 
     golden: GoldenRun
@@ -162,9 +163,9 @@ class FaultLanes:
             outcomes[order] = self._sweep([lists[i] for i in order], limit)
         return outcomes
 
+    @abstractmethod
     def _sweep(self, faults: Sequence[Sequence[Action]], limit: int) -> NDArray[np.void]:
         """Outcomes of faults by the cycle of their first action; each has one within the run."""
-        raise NotImplementedError
 
 
 class LaneFaults(FaultLanes):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ _FETCH_SEED = 0x9E3779B9
 _READY_CYCLES = 100_000
 
 
-class World:
+class World(ABC):
     """One machine's surroundings.
 
     Attributes:
@@ -53,19 +54,19 @@ class World:
         other.ports, other.memory = dict(self.ports), self.memory.fork()
         return other
 
+    @abstractmethod
     def set_up(self, program: Program) -> Iterator[Drive | None]:
         """From power-on to the first cycle of the run: what is done in each cycle; None: outputs
         are looked at without a cycle.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def over(self) -> bool:
         """Whether the host sees in this cycle that the run is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drive(self, cycle: int, over: bool) -> bool:
         """A cycle of the host; true when the run is over and its registers have been read."""
-        raise NotImplementedError
 
     def delivers(self, other: World) -> bool:
         """Whether both runs delivered the same."""
